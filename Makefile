@@ -1,0 +1,39 @@
+# `make help` lists the targets. Everything installs into .venv; nothing else on the machine changes but caches.
+PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+PYTHON := $(or $(PYTHON),python3)
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev check test demo docs clean
+
+help: ## this list
+	@grep -hE '^[a-z%-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: ## what `jsm` needs, into .venv (also: the worker's engine, the embedded Valkey, the demo's model)
+	@$(PYTHON) scripts/install.py api embedded worker demo
+
+install-dev: ## the same and what check and test need
+	@$(PYTHON) scripts/install.py api embedded worker demo dev
+
+demo: install ## a complete study on this machine, and its report
+	@$(BIN)/jsm demo
+
+check: install-dev ## ruff, formatting, import arrows, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+test: install-dev ## the whole test suite
+	$(BIN)/python -m pytest
+
+docs: install-dev ## writes docs/cli.md and docs/settings.md again
+	$(BIN)/python scripts/reference.py
+
+bench-%: install-dev ## one benchmark: make bench-NAME runs benchmarks/NAME.py
+	$(BIN)/python -m benchmarks.$(subst -,_,$*)
+
+clean: ## removes .venv and tool caches; studies (.jsm) and built wheels (~/.cache/jsm-queue) stay
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

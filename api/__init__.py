@@ -1,0 +1,1 @@
+"""The HTTP api: studies for people, the protocol for workers."""

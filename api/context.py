@@ -1,0 +1,39 @@
+"""What every route may use: the store, the artifact folder, the settings and the coordinator's bell."""
+
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+from sqlalchemy import Engine
+
+from jsm_queue.settings import Settings
+
+
+@dataclass(frozen=True)
+class Context:
+    """One api process. `wake`: set it when the coordinator has something to look at."""
+
+    engine: Engine
+    settings: Settings
+    wake: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder of the artifacts."""
+        return self.settings.home / "artifacts"
+
+    def now(self) -> float:
+        """Seconds since the epoch; leases are judged by this clock alone."""
+        return time.time()
+
+
+def context(request: Request) -> Context:
+    """The Context of the app that serves this request."""
+    return cast(Context, request.app.state.context)
+
+
+Ctx = Annotated[Context, Depends(context)]

@@ -1,0 +1,46 @@
+"""Artifacts in and out: offered, sent in pieces that can be resumed, read by range."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Request
+from fastapi.responses import FileResponse
+from starlette.concurrency import run_in_threadpool
+
+from api.auth import require_admin_or_worker
+from api.context import Ctx
+from jsm_queue import artifacts
+from jsm_queue.kinds import Sha
+from jsm_queue.protocol import ArtifactOffer, ArtifactState
+
+router = APIRouter(tags=["artifacts"], dependencies=[Depends(require_admin_or_worker)])
+
+
+@router.post("/artifacts")
+def offer(ctx: Ctx, request: ArtifactOffer) -> ArtifactState:
+    """Is this file here? If not, from which byte on is it missing?"""
+    if artifacts.path_of(ctx.artifacts, request.sha).is_file() or request.size == artifacts.offset(ctx.artifacts, request.sha):
+        # A crash after the last byte or the rename leaves a file that the store does not know yet.
+        artifacts.finish(ctx.engine, ctx.artifacts, request.sha, request.size, ctx.now())
+        return ArtifactState(have=True, offset=request.size)
+    return ArtifactState(have=False, offset=artifacts.offset(ctx.artifacts, request.sha))
+
+
+@router.patch("/artifacts/{sha}")
+async def receive(
+    ctx: Ctx,
+    sha: Sha,
+    request: Request,
+    upload_offset: Annotated[int, Header(ge=0)],
+    upload_length: Annotated[int, Header(ge=0)],
+) -> ArtifactState:
+    """Send the file's bytes from Upload-Offset on; Upload-Length is the whole file's size."""
+    have = await artifacts.receive(ctx.artifacts, sha, upload_length, upload_offset, request.stream())
+    if have == upload_length:
+        await run_in_threadpool(artifacts.finish, ctx.engine, ctx.artifacts, sha, upload_length, ctx.now())
+    return ArtifactState(have=have == upload_length, offset=have)
+
+
+@router.get("/artifacts/{sha}")
+def read(ctx: Ctx, sha: Sha) -> FileResponse:
+    """The file, whole or by Range."""
+    return FileResponse(artifacts.find(ctx.artifacts, sha), media_type="application/octet-stream")

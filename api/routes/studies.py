@@ -1,0 +1,153 @@
+"""Paths for people: submit a study, watch it, read its results."""
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+from pydantic import ValidationError
+from sqlmodel import Session
+
+from api.auth import require_admin
+from api.context import Ctx
+from jsm_queue import lifecycle
+from jsm_queue.errors import SpecError
+from jsm_queue.kinds import Inputs
+from jsm_queue.protocol import SubmitRequest
+from jsm_queue.spec import StudySpec, parse_spec
+from jsm_queue.store import queries
+from jsm_queue.store import tables as t
+from jsm_queue.store.database import reading, writing
+
+router = APIRouter(tags=["studies"], dependencies=[Depends(require_admin)])
+
+PAGE = 1000
+
+
+@router.post("/studies", status_code=201)
+def submit(ctx: Ctx, request: SubmitRequest, response: Response) -> dict[str, Any]:
+    """Start a study, or return the one that this spec started before."""
+    spec = parse_spec(request.spec)
+    inputs = _parse_inputs(request.inputs, spec)
+    with writing(ctx.engine) as session:
+        _require_uploaded(session, inputs)
+        body = (spec.model_dump(mode="json"), inputs.model_dump(mode="json"))
+        study, new = lifecycle.add_study(session, *body, now=ctx.now())
+    ctx.wake.set()
+    response.status_code = 201 if new else 200
+    with reading(ctx.engine) as session:
+        counts = queries.job_counts(session, study.id)
+    return {"id": study.id, "state": study.state, "resumed": not new, "jobs": counts}
+
+
+def _parse_inputs(value: dict[str, Any], spec: StudySpec) -> Inputs:
+    try:
+        inputs = Inputs.model_validate(value)
+    except ValidationError as error:
+        raise SpecError(f"inputs: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}", "Submit with `jsm submit`") from error
+    missing = {base.name for base in spec.bases} ^ inputs.bases.keys()
+    if missing:
+        raise SpecError(f"inputs.bases and the spec's bases differ: {sorted(missing)}", "Submit with `jsm submit`")
+    return inputs
+
+
+def _require_uploaded(session: Session, inputs: Inputs) -> None:
+    files = [ref.sha for ref in (inputs.source, inputs.bench) if ref]
+    files += [sha for base in inputs.bases.values() for sha in base.files.values()]
+    absent = set(files) - queries.sizes(session, files).keys()
+    if absent:
+        raise SpecError(f"{len(absent)} input files were not uploaded, e.g. {min(absent)}", "Submit with `jsm submit`, which uploads them")
+
+
+@router.get("/studies")
+def list_studies(ctx: Ctx) -> dict[str, Any]:
+    """All studies, the newest first."""
+    with reading(ctx.engine) as session:
+        return {"studies": [_summary(session, study) for study in queries.studies(session)]}
+
+
+@router.get("/studies/{study_id}")
+def show_study(ctx: Ctx, study_id: str) -> dict[str, Any]:
+    """One study with its spec, its inputs and its verdicts."""
+    with reading(ctx.engine) as session:
+        study = queries.find_study(session, study_id)
+        return _summary(session, study) | {"spec": study.spec, "inputs": study.inputs, "verdicts": _verdicts(session, study)}
+
+
+@router.get("/studies/{study_id}/jobs")
+def list_jobs(
+    ctx: Ctx, study_id: str, state: str | None = None, after: str = "", limit: int = Query(PAGE, ge=1, le=PAGE)
+) -> dict[str, Any]:
+    """A page of a study's jobs. `next` is the `after` of the next page, null at the end."""
+    with reading(ctx.engine) as session:
+        study = queries.find_study(session, study_id)
+        rows = queries.job_rows(session, study.id, state, after, limit)
+    return {"jobs": rows, "next": rows[-1]["id"] if len(rows) == limit else None}
+
+
+@router.get("/studies/{study_id}/comparisons")
+def show_comparisons(ctx: Ctx, study_id: str) -> dict[str, list[dict[str, Any]]]:
+    """The stage tables, one row a cell and split."""
+    with reading(ctx.engine) as session:
+        return queries.comparisons(session, queries.find_study(session, study_id).id)
+
+
+@router.get("/studies/{study_id}/records")
+def list_records(
+    ctx: Ctx,
+    study_id: str,
+    job: str | None = None,
+    name: str | None = None,
+    after: int = Query(0, ge=0),
+    limit: int = Query(PAGE, ge=1, le=10 * PAGE),
+) -> dict[str, Any]:
+    """A page of a study's records. `next` is the `after` of the next page, null at the end."""
+    with reading(ctx.engine) as session:
+        study = queries.find_study(session, study_id)
+        rows = [row.model_dump() for row in queries.records(session, study.id, job, name, after, limit)]
+    return {"records": rows, "next": after + limit if len(rows) == limit else None}
+
+
+@router.get("/studies/{study_id}/verdicts")
+def list_verdicts(ctx: Ctx, study_id: str) -> dict[str, Any]:
+    """The verdicts so far: decision and evidence."""
+    with reading(ctx.engine) as session:
+        return {"verdicts": _verdicts(session, queries.find_study(session, study_id))}
+
+
+@router.get("/studies/{study_id}/report")
+def show_report(ctx: Ctx, study_id: str, format: Literal["html", "json"] = "html") -> Response:
+    """The report as one self-contained HTML file, or as JSON."""
+    # Drawing libraries take a second to import; only this path needs them.
+    from jsm_queue.report import collect, html
+
+    with reading(ctx.engine) as session:
+        data = collect.collect(session, queries.find_study(session, study_id).id)
+    if format == "json":
+        return JSONResponse(data.model_dump(mode="json"))
+    return HTMLResponse(html.render_html(data))
+
+
+@router.delete("/studies/{study_id}")
+def cancel(ctx: Ctx, study_id: str) -> dict[str, Any]:
+    """Cancel a study; jobs that another running study wants go on."""
+    with writing(ctx.engine) as session:
+        study = queries.find_study(session, study_id)
+        lifecycle.cancel_study(session, study, ctx.now())
+    ctx.wake.set()
+    return {"id": study.id, "state": study.state}
+
+
+def _summary(session: Session, study: t.Study) -> dict[str, Any]:
+    return {
+        "id": study.id,
+        "name": study.name,
+        "state": study.state,
+        "created_at": study.created_at,
+        "ended_at": study.ended_at,
+        "stage": queries.current_stage(session, study),
+        "jobs": queries.job_counts(session, study.id),
+    }
+
+
+def _verdicts(session: Session, study: t.Study) -> list[dict[str, Any]]:
+    return [row.model_dump(exclude={"study"}) for row in queries.verdicts(session, study.id)]

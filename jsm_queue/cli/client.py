@@ -1,0 +1,91 @@
+"""The api over HTTP, as the CLI uses it."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from jsm_queue import protocol
+from jsm_queue.cli import home
+from jsm_queue.errors import AuthError, JsmError, NotFoundError, SetupError
+from jsm_queue.settings import settings
+
+TIMEOUT_S = 60.0  # a report of a large study takes seconds
+CHUNK = 4 * 1024 * 1024  # bytes a PATCH while uploading
+START_IT = "Start it with `jsm up`, or name one in JSM_API_URL"
+
+
+def connect() -> httpx.Client:
+    """A client for the api that the settings name, or the home folder's own. Raises SetupError, AuthError."""
+    folder = home.home()
+    endpoint = home.read_endpoint(folder)
+    url = settings().api_url or (endpoint.api if endpoint else None)
+    if url is None:
+        raise SetupError(f"No api is running on {folder}", START_IT)
+    token = settings().token or home.read_token(folder)
+    if token is None:
+        raise AuthError(f"No token for {url}", "Set JSM_TOKEN")
+    return client(url, token)
+
+
+def client(url: str, token: str) -> httpx.Client:
+    """A client for the api at `url`. Use it as a context manager."""
+    # An HTTP proxy of the environment must not see a token that is meant for the api.
+    return httpx.Client(
+        base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT_S, trust_env=False
+    )
+
+
+def call(api: httpx.Client, method: str, path: str, **arguments: Any) -> Any:
+    """One request and its JSON answer. Raises the JsmError that the api answered with, or SetupError."""
+    return request(api, method, path, **arguments).json()
+
+
+def request(api: httpx.Client, method: str, path: str, **arguments: Any) -> httpx.Response:
+    """One request and its answer. Raises the JsmError that the api answered with, or SetupError."""
+    try:
+        response = api.request(method, path, **arguments)
+    except httpx.TransportError as error:
+        raise SetupError(f"The api at {api.base_url} does not answer ({error})", START_IT) from error
+    if response.is_success:
+        return response
+    raise error_of(response)
+
+
+def error_of(response: httpx.Response) -> JsmError:
+    """The error in an answer, as the class it was raised with."""
+    try:
+        said = response.json()["error"]
+        kinds = {kind.code: kind for kind in JsmError.__subclasses__()}
+        return kinds.get(said["code"], JsmError)(said["message"], said.get("fix", ""))
+    except (ValueError, KeyError, TypeError):
+        if response.status_code == NotFoundError.status:
+            return NotFoundError(f"{response.request.url} is not there", "Is this address a jsm api?")
+        return JsmError(f"The api answered {response.status_code} to {response.request.url}", "See its log")
+
+
+def pages(api: httpx.Client, path: str, key: str, **params: Any) -> list[dict[str, Any]]:
+    """All items of a paged list."""
+    items: list[dict[str, Any]] = []
+    after: str | None = None
+    while True:
+        page = call(api, "GET", path, params=params | ({"after": after} if after else {}))
+        items += page[key]
+        after = page.get("next")
+        if not after:
+            return items
+
+
+def upload(api: httpx.Client, sha: str, path: Path) -> bool:
+    """Brings a file to the api, from where a broken upload stopped. Returns False when it was there already."""
+    size = path.stat().st_size
+    offer = protocol.ArtifactOffer(sha=sha, size=size).model_dump()
+    state = protocol.ArtifactState.model_validate(call(api, "POST", "/v1/artifacts", json=offer))
+    if state.have:
+        return False
+    with path.open("rb") as file:
+        file.seek(state.offset)
+        for offset in range(state.offset, max(size, 1), CHUNK):
+            headers = {"Upload-Offset": str(offset)}
+            request(api, "PATCH", f"/v1/artifacts/{sha}", content=file.read(CHUNK), headers=headers)
+    return True

@@ -1,0 +1,68 @@
+"""The home folder as the CLI sees it: where a running `jsm up` says that it is, and the CLI's token.
+
+    <home>/up.lock          held while `jsm up` runs
+    <home>/endpoint.json    {"api", "flower", "pid"} of the running `jsm up`
+    <home>/stop             written by `jsm down`: `jsm up` ends when it sees it
+    <home>/admin.token      the CLI's token, readable by its owner only
+    <home>/logs/<part>.log  what the parts say
+    <home>/reports/         reports of `jsm report` and `jsm demo`
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jsm_queue.settings import settings
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a running `jsm up` answers. `pid` is its own process."""
+
+    api: str
+    flower: str | None
+    pid: int
+
+
+def home() -> Path:
+    """The home folder of this process, absolute."""
+    return settings().home.resolve()
+
+
+def read_endpoint(folder: Path) -> Endpoint | None:
+    """What the last `jsm up` wrote, or None. It may have been killed since."""
+    try:
+        return Endpoint(**json.loads((folder / "endpoint.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_endpoint(folder: Path, endpoint: Endpoint) -> None:
+    """Tells other commands where the api is."""
+    write_whole(folder / "endpoint.json", json.dumps(asdict(endpoint)))
+
+
+def read_token(folder: Path) -> str | None:
+    """The CLI's token of this home folder, or None before the first `jsm up`."""
+    try:
+        return (folder / "admin.token").read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
+
+
+def write_secret(path: Path, secret: str) -> None:
+    """A file that only its owner can read, from its first byte on."""
+    partial = path.with_name(f"{path.name}.part")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(secret)
+    partial.replace(path)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A text file that a reader never sees half of."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.part")
+    partial.write_text(text, encoding="utf-8", newline="\n")
+    partial.replace(path)

@@ -1,0 +1,224 @@
+"""The coordinator's loop: reap → plan → decide → assign → ring. Two at once are safe.
+
+Everything it knows is in the store, so it can be killed at any point: what it had not committed is done again, an offer
+whose message was never sent ends unclaimed and is made anew.
+"""
+
+import logging
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from jsm_queue import lifecycle, planner, scheduler, verdicts
+from jsm_queue.crashpoints import reach
+from jsm_queue.kinds import Inputs
+from jsm_queue.protocol import Bell
+from jsm_queue.settings import Settings
+from jsm_queue.spec import parse_spec
+from jsm_queue.store import queries
+from jsm_queue.store import tables as t
+from jsm_queue.store.database import insert_or_ignore, reading, writing
+
+logger = logging.getLogger(__name__)
+
+Ring = Callable[[str, str, Bell], None]
+"""ring(worker, kind, bell): send the message; may raise when the broker is away."""
+
+DISK_PAUSE_S = 60.0  # how long a worker whose disk was full for a job does not get it again
+STAGES = ("scale", "bases", "quantization")
+KIND_ORDER = ("prepare", "train", "score", "convert", "answer", "judge", "parity", "latency")
+
+
+def loop(engine: Engine, settings: Settings, ring: Ring, wake: threading.Event, stop: threading.Event) -> None:
+    """Tick when woken, at the latest every `tick_s`, until `stop` is set. An error is logged and tried again."""
+    seen = -1
+    while not stop.is_set():
+        try:
+            seen = tick(engine, settings, ring, seen)
+        except Exception:
+            logger.exception("tick failed; it is tried again")
+        wake.wait(settings.tick_s)
+        wake.clear()
+
+
+def tick(engine: Engine, settings: Settings, ring: Ring, seen: int = -1) -> int:
+    """One round. `seen`: the last event that an earlier round planned for; returns it for the next."""
+    now = time.time()
+    _reap(engine, settings, now)
+    with reading(engine) as session:
+        newest = queries.last_event(session)
+        waiting_for_hardware = any(study.hardware is None for study in queries.studies(session, "running"))
+    if newest != seen or waiting_for_hardware:
+        _plan_all(engine, now)
+    _assign(engine, ring, now)
+    return newest
+
+
+def _reap(engine: Engine, settings: Settings, now: float) -> None:
+    """Nothing of a live session is reaped until the api has ticked for one lease without a gap."""
+    with writing(engine) as session:
+        insert_or_ignore(session, t.Counter(name="tick", value=0))
+        insert_or_ignore(session, t.Counter(name="ticking_since", value=0))
+        last, since = session.get_one(t.Counter, "tick"), session.get_one(t.Counter, "ticking_since")
+        if not 0 <= now - last.value < settings.lease_s / 2:
+            since.value = now
+        last.value = now
+        steady = now - since.value >= settings.lease_s
+        lifecycle.reap(session, settings.offer_s, now, leases=steady)
+
+
+def _plan_all(engine: Engine, now: float) -> None:
+    with reading(engine) as session:
+        running = [study.id for study in queries.studies(session, "running")]
+    for study_id in running:
+        while _plan_once(engine, study_id, now):
+            pass
+
+
+def _plan_once(engine: Engine, study_id: str, now: float) -> bool:
+    """One look at a study. Returns whether it changed something that asks for another look."""
+    with reading(engine) as session:
+        row = session.get_one(t.Study, study_id)
+        hardware = row.hardware or _hardware_class(session, now)
+        if hardware is None:
+            return False  # no worker has ever said hello: there is nothing to run it on
+        study = _planner_view(session, row, hardware)
+    plan = planner.plan(study)
+    found: dict[planner.Stage, verdicts.Verdict] = {}
+    with reading(engine) as session:
+        for stage in plan.due:
+            found[stage] = decide(session, study, stage)
+    new = [wanted for wanted in plan.jobs if wanted.job.id not in study.states]
+    reach("plan_commit")
+    with writing(engine) as session:
+        session.get_one(t.Study, study_id).hardware = hardware
+        listed = lifecycle.list_jobs(session, study_id, plan.jobs if new or found else [], now)
+        for stage, verdict in found.items():
+            lifecycle.write_verdict(session, study_id, stage, verdict, now)
+        if plan.ended:
+            lifecycle.end_study(session, study_id, now)
+    return bool(listed or found)
+
+
+def _planner_view(session: Session, row: t.Study, hardware: str) -> planner.Study:
+    return planner.Study(
+        id=row.id,
+        spec=parse_spec(row.spec),
+        inputs=Inputs.model_validate(row.inputs),
+        hardware=hardware,
+        states=queries.job_states(session, row.id),
+        decisions=queries.decisions(session, row.id),
+    )
+
+
+def _hardware_class(session: Session, now: float) -> str | None:
+    """The class that most live workers are of: latency is measured on it alone."""
+    classes = Counter(w.hardware["hardware_class"] for w in queries.live_workers(session, now) if w.hardware)
+    return max(sorted(classes), key=lambda name: classes[name]) if classes else None
+
+
+def decide(session: Session, study: planner.Study, stage: planner.Stage) -> verdicts.Verdict:
+    """A stage's verdict from the records in the store."""
+    missing = queries.missing_cells(session, study.id, stage)
+    if stage == "scale":
+        return verdicts.scale_verdict(_cells(session, study.id, stage, "score", "validation"), missing)
+    cells = _cells(session, study.id, stage, "judge", "bench")
+    if stage == "bases":
+        quantization = study.spec.stages.quantization
+        return verdicts.bases_verdict(cells, quantization.keep if quantization else 1, missing)
+    return verdicts.quantization_verdict(cells, missing)
+
+
+def _cells(session: Session, study: str, stage: str, kind: str, split: str) -> list[verdicts.CellValues]:
+    """One CellValues a cell that has records of that kind on that split."""
+    main, weight = ("nll", "tokens") if kind == "score" else ("score", "")
+    metrics = queries.cell_metrics(session, study)
+    rows = queries.cell_records(session, study, stage, kind, split, [main, weight])
+    found = {}
+    for row in rows:
+        values, weights = found.setdefault((row.cell, row.base, row.n, row.seed, row.format), ({}, {}))
+        (values if row.name == main else weights)[row.item] = row.value
+    return [
+        verdicts.CellValues(*cell, values=values, weights=weights, metrics=_short(metrics.get((stage, cell[0]), {})))
+        for cell, (values, weights) in found.items()
+    ]
+
+
+def _short(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that verdicts speak of, under their short names."""
+    names = {"convert.bytes": "bytes", "parity.kl": "kl", "parity.ok": "parity_ok"}
+    return {short: metrics[name] for name, short in names.items() if name in metrics}
+
+
+def _assign(engine: Engine, ring: Ring, now: float) -> None:
+    with reading(engine) as session:
+        offers = scheduler.assign(_ready(session, now), _open_slots(session, now))
+        labels = _labels(session, [offer.job for offer in offers])
+    for offer in offers:
+        run_id, attempt_id = uuid.uuid4().hex, uuid.uuid4().hex
+        with writing(engine) as session:
+            offered = lifecycle.offer(session, offer, run_id, attempt_id, now)
+        if offered:
+            reach("before_ring")
+            study, label = labels[offer.job]
+            _ring(ring, offer, Bell(run=run_id, attempts=[attempt_id], study=study, label=label))
+
+
+def _ring(ring: Ring, offer: scheduler.Offer, bell: Bell) -> None:
+    try:
+        ring(offer.worker, offer.kind, bell)
+    except Exception as error:  # whatever the transport raises: the offer ends unclaimed and is made again
+        logger.warning("the queue cannot be reached (%s); the offer of run %s will be made again", error, bell.run)
+
+
+def _ready(session: Session, now: float) -> list[scheduler.ReadyJob]:
+    full = queries.recent_disk_ends(session, now - DISK_PAUSE_S)
+    jobs: dict[str, scheduler.ReadyJob] = {}
+    for job, study, listing in queries.ready_jobs(session):
+        order = (study.created_at, STAGES.index(listing.stage), KIND_ORDER.index(job.kind), -(listing.n or 0), listing.seed or 0)
+        known = jobs.get(job.id)
+        if known is not None and (-known.priority, known.order) <= (-study.priority, order):
+            continue
+        jobs[job.id] = scheduler.ReadyJob(
+            id=job.id,
+            kind=job.kind,
+            priority=study.priority,
+            order=order,
+            base=listing.base,
+            hardware=job.params.get("hardware"),
+            exclusive=job.kind == "latency",
+            excluded=frozenset(worker for disk_job, worker in full if disk_job == job.id),
+        )
+    return list(jobs.values())
+
+
+def _open_slots(session: Session, now: float) -> list[scheduler.OpenSlot]:
+    taken: dict[tuple[str, int], str] = {(run.worker, run.slot): kind for run, kind in queries.open_runs(session)}
+    return [
+        scheduler.OpenSlot(
+            worker=worker.id,
+            idx=slot.idx,
+            kind=slot.kind,
+            free=slot.free and (worker.id, slot.idx) not in taken,
+            hardware=(worker.hardware or {}).get("hardware_class", ""),
+            warm_base=slot.warm_base,
+            exclusive_run=taken.get((worker.id, slot.idx)) == "latency",
+        )
+        for slot, worker in queries.slots(session, now)
+    ]
+
+
+def _labels(session: Session, jobs: list[str]) -> dict[str, tuple[str, str]]:
+    """job → (study's name, label), for the message that people see in Flower."""
+    found = {}
+    for job_id in jobs:
+        listing = queries.first_listing(session, job_id)
+        study = session.get_one(t.Study, listing.study)
+        job = session.get_one(t.Job, job_id)
+        found[job_id] = (study.name, queries.label(job.kind, listing.cell))
+    return found

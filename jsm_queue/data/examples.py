@@ -1,0 +1,93 @@
+"""One question with its reference answer, and the JSONL files that hold such examples."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from jsm_queue.canonical import canonical_json
+from jsm_queue.errors import DataError
+
+Stratum = Literal["taught", "unseen", ""]
+
+
+class Example(BaseModel):
+    """A question and its reference answer.
+
+    `key_facts`: what a right answer must contain, each a list of accepted spellings. `stratum`: "taught" when the
+    training data states the facts in other words, "unseen" when it shares none of them, "" when that is not known.
+    `relation`: the relation type of a question made from a graph. `facts`: the triples that answer it, each as
+    "subject relation object"; empty where facts are not known.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    question: str
+    answer: str
+    key_facts: list[list[str]] = []
+    stratum: Stratum = ""
+    category: str = ""
+    relation: str = ""
+    facts: list[str] = []
+
+    @property
+    def group(self) -> str:
+        """What subsets are stratified by: the relation, or the category where there is none."""
+        return self.relation or self.category
+
+
+def read_examples(path: Path) -> list[Example]:
+    """The examples of a JSONL file. Raises DataError that names the line."""
+    examples = []
+    for number, line in numbered_lines(path):
+        try:
+            examples.append(Example.model_validate_json(line))
+        except ValidationError as error:
+            raise DataError(
+                f"{path.name}, line {number}: {reasons(error)}",
+                "Run the prepare job again to write the file anew",
+            ) from error
+    return examples
+
+
+def write_examples(path: Path, examples: Iterable[Example]) -> None:
+    """One line of JSON an example, UTF-8, the same bytes for the same examples."""
+    write_whole(path, b"".join(canonical_json(example.model_dump()) + b"\n" for example in examples))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file under a temporary name and renames it, so that no reader sees half of it."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file's text, without a byte order mark. Raises DataError."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror})", "Give the path of a readable file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path.name}: not UTF-8 (byte {error.start})", "Save the file as UTF-8 (in Excel: CSV UTF-8)"
+        ) from error
+
+
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines that are not blank, with their numbers from 1. Raises DataError."""
+    lines = read_text(path).split("\n")  # not splitlines(): JSON strings may hold U+2028
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def reasons(error: ValidationError) -> str:
+    """What is wrong, on one line."""
+    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'line'}: {item['msg']}" for item in error.errors())

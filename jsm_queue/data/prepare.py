@@ -1,0 +1,137 @@
+"""Corpus and bench → dataset: what the job kind `prepare` does."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jsm_queue.canonical import canonical_json
+from jsm_queue.data.examples import Example, write_examples, write_whole
+from jsm_queue.data.graph import Graph, facts
+from jsm_queue.data.leakage import Drop, drop_leaks, drop_unusable
+from jsm_queue.data.oddities import oddities, unsupported_numbers, witnesses
+from jsm_queue.data.options import PrepareOptions
+from jsm_queue.data.readers import Pairs
+from jsm_queue.data.split import split_pairs
+from jsm_queue.data.templates import Split, split_graph
+from jsm_queue.errors import DataError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The four splits and the data report. Without a bench of its own the bench is the test questions."""
+
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+    bench: list[Example]
+    report: dict[str, Any]
+
+    @property
+    def splits(self) -> dict[str, list[Example]]:
+        """Name → examples, in the order in which they are written."""
+        return {"train": self.train, "validation": self.validation, "test": self.test, "bench": self.bench}
+
+
+def prepare(source: Graph | Pairs, bench: list[Example], options: PrepareOptions) -> Dataset:
+    """The dataset of a corpus. The same for the same input and seed. An empty bench: the test questions serve as bench.
+
+    Raises DataError when the corpus is too small, contradicts the bench, or loses a taught fact to near duplicates.
+    """
+    split, unusable = _split(source, bench, options)
+    held_out = {"validation": split.validation, "test": split.test} | ({"bench": bench} if bench else {})
+    train, leaks = drop_leaks(split.train, held_out, _names(source), options.near_duplicate)
+    _require_taught(train, held_out)
+    dataset = Dataset(train, split.validation, split.test, bench or split.test, {})
+    report = _report(dataset, source, [*unusable, *leaks], options) | {"bench_is_test": not bench}
+    return Dataset(**dataset.splits, report=report)
+
+
+def write_dataset(dataset: Dataset, folder: Path) -> None:
+    """Writes train.jsonl, validation.jsonl, test.jsonl, bench.jsonl and report.json: equal bytes for equal datasets."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, examples in dataset.splits.items():
+        write_examples(folder / f"{name}.jsonl", examples)
+    write_whole(folder / "report.json", canonical_json(dataset.report))
+
+
+def _split(source: Graph | Pairs, bench: list[Example], options: PrepareOptions) -> tuple[Split, list[Drop]]:
+    if isinstance(source, Graph):
+        split = split_graph(source, bench, options)
+        train, unusable = drop_unusable(split.train, "train")
+        return split._replace(train=train), unusable
+    pairs, unusable = drop_unusable(source.examples, "source")
+    return split_pairs(pairs, options), unusable
+
+
+def _names(source: Graph | Pairs) -> list[str]:
+    return [entity.name for entity in source.entities] if isinstance(source, Graph) else []
+
+
+def _require_taught(train: list[Example], held_out: dict[str, list[Example]]) -> None:
+    """Refuses a dataset whose "taught" examples rest on facts that no training example states any more."""
+    known = {fact for example in train for fact in example.facts}
+    for split, examples in held_out.items():
+        for example in examples:
+            lost = set(example.facts) - known
+            if example.stratum == "taught" and lost:
+                raise DataError(
+                    f"{split} {example.id}: every training wording of {min(lost)!r} is a near duplicate of a held-out one",
+                    "Raise data.near_duplicate, or reword the bench or the held_out wordings",
+                )
+
+
+def _report(
+    dataset: Dataset, source: Graph | Pairs, drops: list[Drop], options: PrepareOptions
+) -> dict[str, Any]:
+    splits = {name: examples for name, examples in dataset.splits.items() if examples is not dataset.test} | {
+        "test": dataset.test
+    }
+    stated = witnesses(_passages(source))
+    return {
+        "options": asdict(options),
+        "counts": {name: _counts(examples) for name, examples in dataset.splits.items()},
+        "facts": _fact_counts(source, dataset.train),
+        "dropped": {
+            "counts": dict(Counter(drop.reason for drop in drops)),
+            "examples": [asdict(d) for d in drops],
+        },
+        "oddities": {name: oddities(examples, options.max_answer_chars) for name, examples in splits.items()},
+        "unsupported_numbers": {
+            name: unsupported_numbers(examples, stated) for name, examples in splits.items()
+        },
+        "ignored_columns": source.ignored if isinstance(source, Pairs) else [],
+    }
+
+
+def _counts(examples: list[Example]) -> dict[str, Any]:
+    return {
+        "total": len(examples),
+        "by_stratum": _sorted_counts(example.stratum for example in examples),
+        "by_relation": _sorted_counts(example.relation for example in examples),
+        "by_category": _sorted_counts(example.category for example in examples),
+    }
+
+
+def _sorted_counts(values: Iterable[str]) -> dict[str, int]:
+    """Counts by value, in the values' order, without the empty value."""
+    return dict(sorted(Counter(value for value in values if value).items()))
+
+
+def _fact_counts(source: Graph | Pairs, train: list[Example]) -> dict[str, int]:
+    if isinstance(source, Pairs):
+        return {}
+    total = sum(len(fact.triples) for fact in facts(source))
+    taught = len({triple for example in train for triple in example.facts})
+    return {"total": total, "taught": taught, "unseen": total - taught}
+
+
+def _passages(source: Graph | Pairs) -> list[tuple[str, str]]:
+    """The source as (name, text), to look numbers up in."""
+    if isinstance(source, Pairs):
+        return [(pair.id, f"{pair.question} {pair.answer}") for pair in source.examples]
+    wordings = [wording for each in source.relation_types.values() for wording in each.templates]
+    return [("graph", entity.name) for entity in source.entities] + [
+        ("graph", f"{w.q} {w.a}") for w in wordings
+    ]

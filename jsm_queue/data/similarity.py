@@ -1,0 +1,57 @@
+"""How alike two texts are: Jaccard index of their character bigrams, with entity names masked where they are known."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+
+from jsm_queue.data.text import normalize
+
+MASK = "\ufffc"
+"""Stands for an entity's name in a masked text; nobody types it."""
+
+
+def masked(texts: list[str], names: Iterable[str]) -> list[str]:
+    """The normalized texts, each entity name in them (the longest first) replaced by one mask."""
+    known = sorted({normalize(name) for name in names} - {""}, key=lambda name: (-len(name), name))
+    if not known:
+        return [normalize(text) for text in texts]
+    pattern = re.compile("|".join(map(re.escape, known)))
+    return [pattern.sub(MASK, normalize(text)) for text in texts]
+
+
+def bigrams(text: str) -> set[str]:
+    """The pairs of neighbouring characters; of a single character, that character."""
+    return {text[i : i + 2] for i in range(max(len(text) - 1, 1))} if text else set()
+
+
+def jaccard(a: set[str], b: set[str]) -> float:
+    """Size of the intersection over size of the union; 0 for two empty sets."""
+    return len(a & b) / len(a | b) if a or b else 0.0
+
+
+def nearest(texts: list[str], others: list[str], threshold: float) -> dict[int, tuple[int, float]]:
+    """For each text with a bigram Jaccard of at least `threshold` (> 0) to one of the others: its most similar one.
+
+    Returns text index → (index in others, similarity); the first one of equals. Equals comparing all pairs, but visits
+    only those that share a bigram.
+    """
+    other_bigrams = [bigrams(other) for other in others]
+    sizes = np.array([len(each) for each in other_bigrams])  # (O,)
+    holders: dict[str, list[int]] = defaultdict(list)
+    for index, each in enumerate(other_bigrams):
+        for bigram in each:
+            holders[bigram].append(index)
+    best = {text: _best(bigrams(text), holders, sizes) for text in set(texts)}
+    return {index: best[text] for index, text in enumerate(texts) if best[text][1] >= threshold}
+
+
+def _best(own: set[str], holders: dict[str, list[int]], sizes: np.ndarray) -> tuple[int, float]:
+    shared = [index for bigram in own for index in holders.get(bigram, ())]
+    if not shared:
+        return -1, 0.0
+    overlap = np.bincount(shared, minlength=len(sizes))  # (O,)
+    similarity = overlap / (len(own) + sizes - overlap)  # (O,)
+    index = int(similarity.argmax())
+    return index, float(similarity[index])

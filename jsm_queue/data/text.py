@@ -1,0 +1,62 @@
+"""Text in the form in which answers and questions are compared."""
+
+import re
+import unicodedata
+
+_HALF_WIDTH_SOUND_MARKS = (
+    "\uff9e\uff9f"  # halfwidth voicing marks: combine under NFKC, though their class is 0
+)
+
+
+def normalize(text: str) -> str:
+    """NFKC, then case folding, without any whitespace: the form in which texts are compared."""
+    return normalize_with_origins(text)[0]
+
+
+def normalize_with_origins(text: str) -> tuple[str, list[tuple[int, int]]]:
+    """`normalize(text)`, and for each of its characters the span (start, end) of `text` that it comes from."""
+    characters: list[str] = []
+    origins: list[tuple[int, int]] = []
+    for start, end in _clusters(text):
+        folded = unicodedata.normalize("NFKC", text[start:end]).casefold()
+        kept = [character for character in folded if not character.isspace()]
+        characters += kept
+        origins += [(start, end)] * len(kept)
+    return "".join(characters), origins
+
+
+def _clusters(text: str) -> list[tuple[int, int]]:
+    """Spans of a character with the marks that NFKC may join to it."""
+    starts = [i for i, character in enumerate(text) if i == 0 or not _joins(character)]
+    return list(zip(starts, [*starts[1:], len(text)], strict=True))
+
+
+def _joins(character: str) -> bool:
+    return character in _HALF_WIDTH_SOUND_MARKS or unicodedata.combining(character) != 0
+
+
+_UNITS = (
+    "立方メートル|平方メートル|センチメートル|ミリメートル|キロメートル|メートル|センチ|ミリ|キロ|トン|ヘクタール|パーセント"
+    "|万人|万円|億円|時間|か月|ヶ月|ヵ月|年間|日間|箇所|か所|ヶ所|m3/s|m³/s|km2|m/s|km|cm|mm|kN|mpa|kpa|pa|kg|ha|db"
+    "|m3|m2|m|t|g|l|%|℃|度|年|日|分|秒|倍|回|人|本|基|円|割|件"
+)
+_NUMBER_WITH_UNIT = re.compile(rf"(?<![\d.])(\d[\d,]*(?:\.\d+)?)({_UNITS.casefold()})(?![a-z])")
+
+
+def numbers_with_units(text: str) -> set[str]:
+    """Numbers that carry a unit, normalized: "1,500 ｍ" gives {"1500m"}."""
+    return {number.replace(",", "") + unit for number, unit in _NUMBER_WITH_UNIT.findall(normalize(text))}
+
+
+_REPEATED_RUN = re.compile(r"(.{4,60}?)\1{2,}", re.DOTALL)
+_REPEATED_SENTENCE_MIN_CHARS = 8
+
+
+def repeats_itself(text: str) -> bool:
+    """True when a run of 4–60 characters stands three times in a row, or a sentence of 8 or more comes twice."""
+    if _REPEATED_RUN.search(text):
+        return True
+    sentences = [
+        s for s in re.split(r"[。！？!?\n]", normalize(text)) if len(s) >= _REPEATED_SENTENCE_MIN_CHARS
+    ]
+    return len(set(sentences)) < len(sentences)

@@ -1,0 +1,301 @@
+"""The planner: from a study's spec, what its jobs came to and its verdicts so far, the jobs to add and the verdicts due.
+
+Pure and independent of arrival order: it states the whole set of jobs that the study wants so far; what is listed
+already is ignored by its hash. Failed jobs count as terminal, so no study hangs on a dead cell.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jsm_queue.kinds import (
+    AnswerParams,
+    BaseRef,
+    ConvertParams,
+    Inputs,
+    JobDraft,
+    JudgeParams,
+    LatencyParams,
+    ParityParams,
+    PrepareParams,
+    ScoreParams,
+    TrainParams,
+    draft,
+)
+from jsm_queue.spec import BaseSpec, StudySpec
+
+Stage = Literal["scale", "bases", "quantization"]
+TERMINAL = frozenset({"done", "failed", "quarantined", "skipped"})
+
+LATENCY_QUESTIONS = 8  # bench questions that are timed
+LATENCY_REPEATS = 3  # times each
+PARITY_PROMPTS = 4
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One grid point. `n` None: untrained; `format` None: not a GGUF yet."""
+
+    stage: Stage
+    base: str
+    n: int | None = None
+    seed: int | None = None
+    format: str | None = None
+
+    @property
+    def label(self) -> str:
+        """For people and for keys, e.g. "river-qwen2 n=250 seed=1 Q8_0"."""
+        parts = [self.base, "untrained" if self.n is None else f"n={self.n} seed={self.seed}", self.format or ""]
+        return " ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A job that a study wants for a cell; `cell` None: for the stage as a whole (prepare, latency)."""
+
+    stage: Stage
+    cell: Cell | None
+    job: JobDraft
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs wanted so far, in order, and the stages whose verdict is due."""
+
+    jobs: list[Wanted]
+    due: list[Stage]
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the planner knows of a study. `states`: job id → state; `decisions`: stage → the verdict's decision."""
+
+    id: str
+    spec: StudySpec
+    inputs: Inputs
+    hardware: str
+    states: Mapping[str, str]
+    decisions: Mapping[str, Mapping[str, Any]]
+
+
+def plan(study: Study) -> Plan:
+    """What to add and what to decide next."""
+    jobs: list[Wanted] = []
+    due: list[Stage] = []
+    ended = True
+    for stage, look in stages(study):
+        jobs += look
+        if any(study.states.get(wanted.job.id) not in TERMINAL for wanted in look if wanted.stage == stage):
+            ended = False
+        elif stage not in study.decisions:
+            due.append(stage)
+            ended = False
+    return Plan(jobs, due, ended)
+
+
+def stages(study: Study) -> Iterator[tuple[Stage, list[Wanted]]]:
+    """The stages that can be laid out by now, each with all its jobs so far."""
+    spec, decisions = study.spec, study.decisions
+    if spec.stages.scale:
+        if "scale" not in decisions:
+            yield "scale", _scale(study) + _untrained(study)
+            return
+        yield "scale", _scale(study)
+    n = chosen_n(spec, decisions)
+    if n is None:
+        return
+    yield "bases", _with_latency(study, "bases", _bases(study, n))
+    if spec.stages.quantization and decisions.get("bases", {}).get("chosen"):
+        yield "quantization", _with_latency(study, "quantization", _quantization(study, n))
+
+
+def chosen_n(spec: StudySpec, decisions: Mapping[str, Mapping[str, Any]]) -> int | None:
+    """The training size of stages 2 and 3: stage 1's n*, or the spec's own; None while unknown or when stage 1 failed."""
+    if spec.stages.scale is None:
+        return spec.stages.bases.n
+    return decisions.get("scale", {}).get("n")
+
+
+def _scale(study: Study) -> list[Wanted]:
+    """Validation NLL of every cell; after the verdict also the test set's, which is read once."""
+    scale = study.spec.stages.scale
+    assert scale is not None
+    base = study.spec.base(scale.base)
+    untrained = Cell("scale", base.name)
+    trained = [Cell("scale", base.name, n, seed) for n in scale.sizes for seed in scale.seeds]
+    jobs = [Wanted("scale", None, _prepare(study))]
+    for cell in [untrained, *trained]:
+        jobs += _fine_tuning(study, cell) + [Wanted("scale", cell, _score(study, cell, "validation"))]
+    if "scale" in study.decisions:
+        n = study.decisions["scale"].get("n")
+        for cell in [untrained, *trained]:
+            if scale.read_test == "all" or cell.n in (None, n):
+                jobs.append(Wanted("scale", cell, _score(study, cell, "test")))
+            if scale.read_test == "all":
+                jobs += _judged(study, cell, study.spec.stages.bases.answer_format, "test")
+    return jobs
+
+
+def _bases(study: Study, n: int) -> list[Wanted]:
+    """Every base untrained and, where the spec trains it, at n with each seed: NLL, parity, answers, scores."""
+    jobs = [Wanted("bases", None, _prepare(study))] + _untrained(study)
+    for base in study.spec.bases:
+        for seed in study.spec.stages.bases.seeds if base.train else []:
+            cell = Cell("bases", base.name, n, seed)
+            jobs += _fine_tuning(study, cell) + _measured(study, cell)
+    return jobs
+
+
+def _untrained(study: Study) -> list[Wanted]:
+    """Stage 2's baselines. They wait for no verdict, so they fill slots that stage 1 leaves idle."""
+    return [wanted for base in study.spec.bases for wanted in _measured(study, Cell("bases", base.name))]
+
+
+def _measured(study: Study, cell: Cell) -> list[Wanted]:
+    fmt = study.spec.stages.bases.answer_format
+    score, parity = _score(study, cell, "test"), _parity(study, cell, fmt, "model")
+    return [Wanted(cell.stage, cell, score), *_judged(study, cell, fmt, "bench"), Wanted(cell.stage, cell, parity)]
+
+
+def _quantization(study: Study, n: int) -> list[Wanted]:
+    """The chosen bases in every format: scores, and the divergence to F16."""
+    stage = study.spec.stages.quantization
+    assert stage is not None
+    jobs = []
+    for base in study.decisions["bases"]["chosen"]:
+        for seed in study.spec.stages.bases.seeds:
+            for fmt in stage.formats:
+                cell = Cell("quantization", base, n, seed, fmt)
+                jobs += _judged(study, cell, fmt, "bench")
+                if fmt != "F16" and "F16" in stage.formats:
+                    jobs.append(Wanted("quantization", cell, _parity(study, cell, fmt, "F16")))
+    return jobs
+
+
+def _with_latency(study: Study, stage: Stage, jobs: list[Wanted]) -> list[Wanted]:
+    """The stage's jobs and, once all its converts are terminal, its one latency job over those that are done."""
+    converts = [wanted for wanted in jobs if wanted.job.kind == "convert"]
+    if any(study.states.get(wanted.job.id) not in TERMINAL for wanted in converts):
+        # Without this the stage would look complete before the job exists.
+        return jobs
+    seed = study.spec.stages.bases.seeds[0]
+    timed = [
+        wanted
+        for wanted in converts
+        if study.states[wanted.job.id] == "done" and wanted.cell and wanted.cell.seed in (None, seed)
+    ]
+    timed = [w for w in timed if w.cell and (w.cell.n is not None or not study.spec.base(w.cell.base).train)]
+    if timed:
+        jobs.append(Wanted(stage, None, _latency(study, stage, timed)))
+    return jobs
+
+
+def _prepare(study: Study) -> JobDraft:
+    data = study.spec.data
+    params = PrepareParams(
+        source=study.inputs.source,
+        bench=study.inputs.bench,
+        seed=data.seed,
+        validation=data.validation,
+        test_taught=data.test_taught,
+        test_unseen=data.test_unseen,
+        near_duplicate=data.near_duplicate,
+        max_answer_chars=data.max_answer_chars,
+    )
+    return draft("prepare", params)
+
+
+def _train(study: Study, cell: Cell) -> JobDraft:
+    assert cell.n is not None and cell.seed is not None
+    params = TrainParams(
+        base=_base(study, cell),
+        n=cell.n,
+        seed=cell.seed,
+        training=study.spec.training,
+        system_prompt=study.spec.system_prompt,
+    )
+    return draft("train", params, {"dataset": _prepare(study).id})
+
+
+def _fine_tuning(study: Study, cell: Cell) -> list[Wanted]:
+    return [] if cell.n is None else [Wanted(cell.stage, cell, _train(study, cell))]
+
+
+def _score(study: Study, cell: Cell, split: Literal["validation", "test"]) -> JobDraft:
+    params = ScoreParams(
+        base=_base(study, cell),
+        split=split,
+        quantized=study.spec.training.quantized,
+        max_length=study.spec.training.max_length,
+        system_prompt=study.spec.system_prompt,
+    )
+    return draft("score", params, {"dataset": _prepare(study).id} | _adapter(study, cell))
+
+
+def _convert(study: Study, cell: Cell, fmt: Any) -> JobDraft:
+    return draft("convert", ConvertParams(base=_base(study, cell), format=fmt), _adapter(study, cell))
+
+
+def _judged(study: Study, cell: Cell, fmt: str, split: Literal["bench", "test"]) -> list[Wanted]:
+    """A cell's GGUF, its answers, their scores."""
+    dataset = {"dataset": _prepare(study).id}
+    convert = _convert(study, cell, fmt)
+    answer = draft(
+        "answer",
+        AnswerParams(split=split, decoding=study.spec.decoding, system_prompt=study.spec.system_prompt),
+        dataset | {"gguf": convert.id},
+    )
+    judge = draft("judge", JudgeParams(judge=study.spec.judge, split=split), dataset | {"answers": answer.id})
+    return [Wanted(cell.stage, cell, job) for job in (convert, answer, judge)]
+
+
+def _parity(study: Study, cell: Cell, fmt: str, reference: Literal["model", "F16"]) -> JobDraft:
+    needs = {"dataset": _prepare(study).id, "gguf": _convert(study, cell, fmt).id}
+    needs |= _adapter(study, cell) if reference == "model" else {"f16": _convert(study, cell, "F16").id}
+    params = ParityParams(
+        base=_base(study, cell),
+        reference=reference,
+        prompts=PARITY_PROMPTS,
+        system_prompt=study.spec.system_prompt,
+    )
+    return draft("parity", params, needs)
+
+
+def _latency(study: Study, stage: Stage, converts: Sequence[Wanted]) -> JobDraft:
+    labels = [wanted.cell.label for wanted in converts if wanted.cell]
+    params = LatencyParams(
+        study=study.id,
+        stage=stage,
+        hardware=study.hardware,
+        cells=labels,
+        questions=LATENCY_QUESTIONS,
+        repeats=LATENCY_REPEATS,
+        decoding=study.spec.decoding,
+        system_prompt=study.spec.system_prompt,
+    )
+    needs = {"dataset": _prepare(study).id} | {f"gguf.{i}": w.job.id for i, w in enumerate(converts)}
+    return draft("latency", params, needs)
+
+
+def _adapter(study: Study, cell: Cell) -> dict[str, str]:
+    return {} if cell.n is None else {"adapter": _train(study, cell).id}
+
+
+def _base(study: Study, cell: Cell) -> BaseRef:
+    return study.inputs.bases[cell.base]
+
+
+def preview(spec: StudySpec, inputs: Inputs) -> list[Wanted]:
+    """The whole grid as it would be if n* were the largest size and the first trained base were chosen: for `jsm plan`."""
+    trained: list[BaseSpec] = [base for base in spec.bases if base.train]
+    keep = spec.stages.quantization.keep if spec.stages.quantization else 1
+    decisions: dict[str, dict[str, Any]] = {"bases": {"chosen": [base.name for base in trained[:keep]]}}
+    if spec.stages.scale:
+        decisions["scale"] = {"n": spec.stages.scale.sizes[-1]}
+    states: dict[str, str] = {}
+    while True:
+        jobs = plan(Study("preview", spec, inputs, "any", states, decisions)).jobs
+        if states.keys() == {wanted.job.id for wanted in jobs}:
+            return jobs
+        states = {wanted.job.id: "done" for wanted in jobs}

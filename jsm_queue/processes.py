@@ -1,0 +1,232 @@
+"""Processes: start them so that none is left behind, end them, recognize leftovers. The one module with OS calls.
+
+A child dies with the process that started it: on Linux by the kernel (`diewithparent.py`), on Windows by a job object,
+and everywhere our own children notice that their standard input closed (`exit_with_parent`).
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from jsm_queue import diewithparent
+from jsm_queue.errors import SetupError
+
+LIFELINE = "JSM_LIFELINE"  # set for a child whose standard input is a pipe that closes when its parent dies
+CLOCK_STEP_S = 2.0  # by how much a process's start time may seem to move when the system clock is set
+
+Process = subprocess.Popen[bytes]
+
+
+# ---- start ---------------------------------------------------------------------------------------------------------
+
+
+def spawn(
+    argv: Sequence[str],
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    stdout: int | IO[bytes] | None = None,
+    cwd: Path | None = None,
+) -> Process:
+    """Start a child that dies with this process.
+
+    Its standard input is a pipe that we hold, its standard error (and output, unless `stdout` is given) is appended to
+    `log`. `env` is added to our own environment. It gets no signals of our terminal: we pass them on as we see fit.
+    Raises SetupError when the program is not there.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as errors:
+        try:
+            child = subprocess.Popen(
+                _with_parent_death(argv),
+                stdin=subprocess.PIPE,
+                stdout=errors if stdout is None else stdout,
+                stderr=errors,
+                env={**os.environ, **(env or {}), LIFELINE: "1"},
+                cwd=cwd,
+                **_own_group(),
+            )
+        except FileNotFoundError as error:
+            raise SetupError(f"{argv[0]} is not there", "Install it, then start again") from error
+    _adopt(child)
+    return child
+
+
+def _with_parent_death(argv: Sequence[str]) -> list[str]:
+    if sys.platform != "linux":
+        return list(argv)
+    return [sys.executable, "-I", "-S", diewithparent.__file__, str(os.getpid()), *argv]
+
+
+def _own_group() -> dict[str, Any]:
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"start_new_session": True}
+
+
+def exit_with_parent(leave: Callable[[], object] | None = None) -> None:
+    """Called once at the start of a child that `spawn` started: when its parent is gone it calls `leave`, or exits.
+
+    Does nothing in a process that was started by hand or by a service manager, whose standard input means nothing.
+    """
+    if os.environ.pop(LIFELINE, None) is None:
+        return
+    threading.Thread(target=_wait_for_eof, args=(leave or (lambda: os._exit(1)),), name="lifeline", daemon=True).start()
+
+
+def _wait_for_eof(leave: Callable[[], object]) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    leave()
+
+
+# ---- end -----------------------------------------------------------------------------------------------------------
+
+
+def terminate_then_kill(process: Process, grace_s: float) -> int:
+    """Ask a child to end, wait up to `grace_s` seconds, then kill it and its children. Returns its exit code."""
+    if process.poll() is None:
+        with contextlib.suppress(OSError):
+            process.send_signal(signal.CTRL_BREAK_EVENT if sys.platform == "win32" else signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace_s)
+    kill_tree(process.pid)
+    if process.stdin:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    return process.wait()
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a process and all that it started, at once. Nothing happens when it is not there."""
+    try:
+        root = psutil.Process(pid)
+        family = [*root.children(recursive=True), root]
+    except psutil.NoSuchProcess:
+        return
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs([process for process in family if process.pid != pid], timeout=5)
+
+
+# ---- leftovers -----------------------------------------------------------------------------------------------------
+
+
+def write_pid_file(path: Path, pid: int) -> None:
+    """Remember a process by its id and start time, so that `end_leftover` never ends a foreign one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.part")
+    try:
+        created = psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        return
+    partial.write_text(json.dumps({"pid": pid, "create_time": created}), encoding="utf-8")
+    partial.replace(path)
+
+
+def find_leftover(path: Path) -> psutil.Process | None:
+    """The process of a pid file, or None when it ended or its id belongs to another process by now."""
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+        process = psutil.Process(int(noted["pid"]))
+        same = abs(process.create_time() - float(noted["create_time"])) < CLOCK_STEP_S
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return None
+
+
+def end_leftover(path: Path, grace_s: float = 5.0) -> bool:
+    """End the process of a pid file, if it still runs, and remove the file. Returns whether it ran."""
+    process = find_leftover(path)
+    if process is not None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+            psutil.wait_procs([process], timeout=grace_s)
+        kill_tree(process.pid) if process.is_running() else None
+    path.unlink(missing_ok=True)
+    return process is not None
+
+
+# ---- ports ---------------------------------------------------------------------------------------------------------
+
+
+def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
+    """`preferred` where nothing listens on it, else a free port that the system chooses."""
+    for port in (preferred, 0):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            if sys.platform != "win32":  # a port in TIME_WAIT is free; on Windows this option would mean "share it"
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind((host, port))
+                return probe.getsockname()[1]
+    raise SetupError(f"No port is free on {host}", "Close programs that listen, or check the address")
+
+
+# ---- Windows -------------------------------------------------------------------------------------------------------
+
+KILL_ON_JOB_CLOSE = 0x2000
+EXTENDED_LIMIT_INFORMATION = 9
+
+
+class _BasicLimits(ctypes.Structure):
+    _fields_ = (
+        ("PerProcessUserTimeLimit", ctypes.c_int64),
+        ("PerJobUserTimeLimit", ctypes.c_int64),
+        ("LimitFlags", ctypes.c_uint32),
+        ("MinimumWorkingSetSize", ctypes.c_size_t),
+        ("MaximumWorkingSetSize", ctypes.c_size_t),
+        ("ActiveProcessLimit", ctypes.c_uint32),
+        ("Affinity", ctypes.c_size_t),
+        ("PriorityClass", ctypes.c_uint32),
+        ("SchedulingClass", ctypes.c_uint32),
+    )
+
+
+class _ExtendedLimits(ctypes.Structure):
+    _fields_ = (
+        ("BasicLimitInformation", _BasicLimits),
+        ("IoInfo", ctypes.c_uint64 * 6),
+        ("ProcessMemoryLimit", ctypes.c_size_t),
+        ("JobMemoryLimit", ctypes.c_size_t),
+        ("PeakProcessMemoryUsed", ctypes.c_size_t),
+        ("PeakJobMemoryUsed", ctypes.c_size_t),
+    )
+
+
+def _adopt(child: Process) -> None:
+    """Windows: put the child into a job object that the system closes, with all in it, when we die.
+
+    Where that is refused (a job of a service manager that forbids nesting) the child's standard input still closes.
+    """
+    if sys.platform == "win32" and (job := _windows_job()):
+        ctypes.windll.kernel32.AssignProcessToJobObject(ctypes.c_void_p(job), ctypes.c_void_p(int(child._handle)))
+
+
+@cache
+def _windows_job() -> int | None:
+    """This process's job object. Its handle is never closed by us: the system does that when we end."""
+    if sys.platform != "win32":
+        return None
+    kernel = ctypes.windll.kernel32
+    kernel.CreateJobObjectW.restype = ctypes.c_void_p
+    job = kernel.CreateJobObjectW(None, None)
+    limits = _ExtendedLimits()
+    limits.BasicLimitInformation.LimitFlags = KILL_ON_JOB_CLOSE
+    size = ctypes.sizeof(limits)
+    done = kernel.SetInformationJobObject(
+        ctypes.c_void_p(job), EXTENDED_LIMIT_INFORMATION, ctypes.byref(limits), size
+    )
+    return job if job and done else None

@@ -1,0 +1,225 @@
+"""What api and workers say to each other, as JSON over HTTP. DESIGN: `docs/architecture.md`, "Protocol"."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from jsm_queue.kinds import FileName, Sha
+
+Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f][0-9a-f-]{7,63}$")]
+Role = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]{0,31}$")]
+Desired = Literal["run", "stop"]
+EndReason = Literal["crashed", "stalled", "oom", "released", "disk", "cancelled", "error", "lost"]
+Phase = Literal["running", "delivering"]
+
+
+class Message(BaseModel):
+    """Unknown keys are ignored, so that yesterday's worker can talk to today's api."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class JoinRequest(Message):
+    """POST /v1/workers/join, authorized by an invite token."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
+class JoinReply(Message):
+    """The worker's id and secrets, told once."""
+
+    worker: Id
+    token: str
+    broker_url: str
+    queue: str
+
+
+class SlotReport(Message):
+    """One slot. `kind` is "gpu" or "cpu"; `vram_free` in bytes (system memory for a CPU slot).
+
+    `run` is the run that occupies the slot or, when it is free, the last one that did: the api closes that run only, so
+    a report that was written before a claim cannot close the claimed run.
+    """
+
+    idx: int = Field(ge=0, le=63)
+    kind: Literal["gpu", "cpu"]
+    device: str = Field(max_length=128, description='"cpu", "cuda:0"')
+    vram_free: int = Field(ge=0)
+    free: bool
+    run: Id | None = None
+    warm_base: str | None = None
+
+
+class Hardware(Message):
+    """What the machine has. `hardware_class` groups machines whose timings compare, e.g. "RTX 4060 Ti 16GB"."""
+
+    hardware_class: str = Field(max_length=128)
+    os: str = Field(max_length=64)
+    cpu: str = Field(max_length=128)
+    cores: int
+    memory_bytes: int
+    gpus: list[str] = Field(default_factory=list, max_length=64)
+    packages: dict[str, str] = Field(default_factory=dict, max_length=100)
+
+
+class HelloRequest(Message):
+    """POST /v1/worker/hello: a new boot_id ends the old session; live attempts not in `undelivered` end lost."""
+
+    boot_id: Id
+    hardware: Hardware
+    slots: Annotated[list[SlotReport], Field(min_length=1, max_length=64)]
+    undelivered: Annotated[list[Id], Field(max_length=1000)] = []
+    """attempts whose results are whole on the worker's disk"""
+
+
+class HelloReply(Message):
+    """`drop`: attempts whose results the worker may delete. `lease_s`, `heartbeat_s` in seconds."""
+
+    drop: list[Id]
+    lease_s: float
+    heartbeat_s: float
+
+
+class AttemptReport(Message):
+    """Where one attempt is. `position` of `total` units (steps, examples); `metrics` for people (loss, tokens/s)."""
+
+    attempt: Id
+    phase: Phase
+    position: int = Field(0, ge=0)
+    total: int = Field(0, ge=0)
+    metrics: Annotated[dict[str, float], Field(max_length=16)] = {}
+
+
+class HeartbeatRequest(Message):
+    """POST /v1/worker/heartbeat: all slots and attempts at once."""
+
+    boot_id: Id
+    slots: Annotated[list[SlotReport], Field(min_length=1, max_length=64)]
+    attempts: Annotated[list[AttemptReport], Field(max_length=1064)] = []
+
+
+class HeartbeatReply(Message):
+    """`control_rev` grows whenever a desired state of this worker's attempts changed."""
+
+    control_rev: int
+
+
+class ControlReply(Message):
+    """GET /v1/worker/control?boot_id=&rev=: answered when the revision differs from `rev`, or after 25 s."""
+
+    control_rev: int
+    desired: dict[Id, Desired]
+
+
+class InputFile(Message):
+    """One file that an attempt needs: where it lies in the input folder, and its content.
+
+    `folder` is "" or the need's name ("dataset", "adapter", "gguf", "gguf.0", "base", …).
+    """
+
+    folder: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]*(\.[0-9]{1,3})?$")]
+    name: FileName
+    sha: Sha
+    size: int
+
+
+class Grant(Message):
+    """One attempt that the worker may start."""
+
+    attempt: Id
+    job: Id
+    kind: str
+    params: dict[str, Any]
+    inputs: list[InputFile]
+
+
+class ClaimRequest(Message):
+    """POST /v1/runs/{id}/claim. The same delivery gets the same answer; another delivery of a claimed run gets 409."""
+
+    boot_id: Id
+    delivery: Id
+
+
+class ClaimReply(Message):
+    """What to run on slot `slot`."""
+
+    slot: int
+    attempts: list[Grant]
+
+
+class RecordIn(Message):
+    """One measured example."""
+
+    item: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+    value: float
+    meta: dict[str, Any] | None = None
+
+
+class ArtifactIn(Message):
+    """One delivered file, uploaded before the result is posted."""
+
+    role: Role
+    sha: Sha
+    size: int = Field(ge=0)
+
+
+class ResultRequest(Message):
+    """POST /v1/attempts/{id}/result: the whole result. A replay gets the first answer."""
+
+    records: Annotated[list[RecordIn], Field(max_length=1_000_000)] = []
+    metrics: Annotated[dict[str, float], Field(max_length=200)] = {}
+    artifacts: Annotated[list[ArtifactIn], Field(max_length=64)] = []
+    provenance: dict[str, Any] = {}
+
+
+class ResultReply(Message):
+    """`accepted` is false when another attempt's result was accepted first; the worker may delete its copy either way."""
+
+    accepted: bool
+
+
+class EndRequest(Message):
+    """POST /v1/attempts/{id}/end: the attempt ended without a result."""
+
+    reason: EndReason
+    message: Annotated[str, StringConstraints(max_length=4000)] = ""
+    log_tail: Annotated[str, StringConstraints(max_length=20000)] = ""
+
+
+class ArtifactOffer(Message):
+    """POST /v1/artifacts: may I send this file?"""
+
+    sha: Sha
+    size: int = Field(ge=0)
+
+
+class ArtifactState(Message):
+    """`have`: nothing to send. Otherwise send from byte `offset` by PATCH /v1/artifacts/{sha} with headers Upload-Offset and Upload-Length."""
+
+    have: bool
+    offset: int
+
+
+class SubmitRequest(Message):
+    """POST /v1/studies."""
+
+    spec: dict[str, Any]
+    inputs: dict[str, Any]
+
+
+class Bell(Message):
+    """The Celery message: a doorbell, never a payload."""
+
+    v: Literal[1] = 1
+    run: Id
+    attempts: list[Id]
+    study: str
+    label: str
+
+
+class BrokerReply(Message):
+    """GET /v1/worker/broker: where the worker's messages come from."""
+
+    broker_url: str
+    queue: str

@@ -1,0 +1,265 @@
+"""Reading the store. No function here writes."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from sqlalchemy import Row, text
+from sqlmodel import Session, col, func, select
+
+from jsm_queue.errors import NotFoundError
+from jsm_queue.planner import TERMINAL
+from jsm_queue.store import tables as t
+
+Named = TypeVar("Named", t.Study, t.Job)
+PREFIX = 6  # digits of an id that are enough to name a study or job
+
+
+def find_study(session: Session, prefix: str) -> t.Study:
+    """The study with that id or unique id prefix. Raises NotFoundError."""
+    return _find(session, t.Study, prefix, "study", "`jsm status` lists them")
+
+
+def find_job(session: Session, prefix: str) -> t.Job:
+    """The job with that id or unique id prefix. Raises NotFoundError."""
+    return _find(session, t.Job, prefix, "job", "`jsm jobs STUDY` lists them")
+
+
+def _find(session: Session, table: type[Named], prefix: str, what: str, fix: str) -> Named:
+    rows: list[Any] = []
+    if len(prefix) >= PREFIX and prefix.isalnum():
+        rows = list(session.exec(select(table).where(col(table.id).startswith(prefix)).limit(2)))
+    if len(rows) != 1:
+        raise NotFoundError(f"{'No' if not rows else 'More than one'} {what} {prefix!r}", fix)
+    return rows[0]
+
+
+def studies(session: Session, state: str | None = None) -> list[t.Study]:
+    """All studies, or those in a state; the newest first."""
+    query = select(t.Study).order_by(col(t.Study.created_at).desc())
+    return list(session.exec(query.where(t.Study.state == state) if state else query))
+
+
+def job_states(session: Session, study: str) -> dict[str, str]:
+    """Job id → state, of all jobs that a study lists."""
+    query = select(t.Job.id, t.Job.state).where(col(t.Job.id).in_(select(t.StudyJob.job).where(t.StudyJob.study == study)))
+    return dict(session.exec(query).all())
+
+
+def job_counts(session: Session, study: str) -> dict[str, int]:
+    """How many of a study's jobs are in each state, how many there are, and how many were done before it listed them."""
+    listed = select(t.StudyJob.job, func.max(t.StudyJob.reused).label("reused")).where(t.StudyJob.study == study)
+    jobs = listed.group_by(col(t.StudyJob.job)).subquery()
+    query = (
+        select(t.Job.state, func.count(), func.sum(jobs.c.reused)).join(jobs, jobs.c.job == t.Job.id).group_by(t.Job.state)
+    )
+    counts = dict.fromkeys(("waiting", "ready", "active", "done", "failed", "quarantined", "skipped"), 0)
+    reused = 0
+    for state, count, old in session.exec(query).all():
+        counts[state] = count
+        reused += old or 0
+    return counts | {"total": sum(counts.values()), "reused": reused}
+
+
+def decisions(session: Session, study: str) -> dict[str, dict[str, Any]]:
+    """Stage → the decision of its last look."""
+    return {row.stage: row.decision for row in verdicts(session, study)}
+
+
+def verdicts(session: Session, study: str) -> list[t.VerdictRow]:
+    """The verdicts of a study, in the order in which they were written."""
+    query = select(t.VerdictRow).where(t.VerdictRow.study == study)
+    return list(session.exec(query.order_by(col(t.VerdictRow.created_at), col(t.VerdictRow.look))))
+
+
+def current_stage(session: Session, study: t.Study) -> str:
+    """The stage that waits for its verdict, or "ended"."""
+    decided = decisions(session, study.id)
+    order = [stage for stage in ("scale", "bases", "quantization") if study.spec["stages"].get(stage)]
+    return next((stage for stage in order if stage not in decided), "ended")
+
+
+def job_rows(session: Session, study: str, state: str | None = None, after: str = "", limit: int = 1000) -> list[dict[str, Any]]:
+    """A page of a study's jobs, one row a job (its first listing), with its latest attempt, in the order of ids."""
+    query = (
+        select(t.Job, func.min(t.StudyJob.stage), func.min(t.StudyJob.cell), func.max(t.StudyJob.reused))
+        .join(t.StudyJob, col(t.StudyJob.job) == col(t.Job.id))
+        .where(t.StudyJob.study == study, col(t.Job.id) > after)
+        .group_by(col(t.Job.id))
+        .order_by(col(t.Job.id))
+        .limit(limit)
+    )
+    jobs = session.exec(query.where(t.Job.state == state) if state else query).all()
+    attempts = latest_attempts(session, [job.id for job, *_ in jobs])
+    return [_job_row(job, stage, cell, bool(reused), attempts.get(job.id)) for job, stage, cell, reused in jobs]
+
+
+def _job_row(job: t.Job, stage: str, cell: str, reused: bool, attempt: t.Attempt | None) -> dict[str, Any]:
+    started = attempt.started_at if attempt else None
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "state": job.state,
+        "stage": stage,
+        "cell": cell,
+        "label": label(job.kind, cell),
+        "reused": reused,
+        "error": job.error,
+        "worker": attempt.worker if attempt else None,
+        "position": attempt.position if attempt else 0,
+        "total": attempt.total if attempt else 0,
+        "metrics": (attempt.metrics or {}) if attempt else {},
+        "seconds": attempt.ended_at - started if attempt and attempt.ended_at and started else None,
+    }
+
+
+def label(kind: str, cell: str) -> str:
+    """What people read in Flower and the CLI, e.g. "train river-qwen2 n=250 seed=1"."""
+    return f"{kind} {cell}".strip()
+
+
+def latest_attempts(session: Session, jobs: Iterable[str]) -> dict[str, t.Attempt]:
+    """Job id → its latest attempt."""
+    query = select(t.Attempt).where(col(t.Attempt.job).in_(list(jobs))).order_by(col(t.Attempt.offered_at))
+    return {attempt.job: attempt for attempt in session.exec(query)}
+
+
+def comparisons(session: Session, study: str) -> dict[str, list[dict[str, Any]]]:
+    """Stage → one row a cell and split: NLL, score, and the cell's metrics as `<kind>.<name>`."""
+    cells: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for view in ("cell_nll", "cell_score"):
+        for row in session.connection().execute(text(f"SELECT * FROM {view} WHERE study = :study"), {"study": study}):
+            values = dict(row._mapping)
+            key = (values["stage"], values["cell"], values["split"])
+            cells.setdefault(key, {}).update({k: v for k, v in values.items() if k not in ("study", "stage")})
+    metrics = cell_metrics(session, study)
+    found: dict[str, list[dict[str, Any]]] = {"scale": [], "bases": [], "quantization": []}
+    for (stage, cell, _), values in sorted(cells.items()):
+        found[stage].append(values | metrics.get((stage, cell), {}))
+    return found
+
+
+def cell_metrics(session: Session, study: str) -> dict[tuple[str, str], dict[str, float]]:
+    """(stage, cell) → the metrics of its done jobs as `<kind>.<name>`."""
+    rows = session.connection().execute(text("SELECT * FROM cell_metric WHERE study = :study"), {"study": study})
+    found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for row in rows:
+        found[row.stage, row.cell][f"{row.kind}.{row.name}"] = row.value
+    return dict(found)
+
+
+def cell_records(session: Session, study: str, stage: str, kind: str, split: str, names: Iterable[str]) -> list[Row[Any]]:
+    """Rows (cell, base, n, seed, format, item, name, value) of a stage's done jobs of a kind, on a split of the dataset."""
+    query = (
+        select(  # type: ignore[call-overload]
+            t.StudyJob.cell, t.StudyJob.base, t.StudyJob.n, t.StudyJob.seed, t.StudyJob.format,
+            t.Record.item, t.Record.name, t.Record.value, t.Job.params,
+        )
+        .join(t.Job, col(t.Job.id) == col(t.StudyJob.job))
+        .join(t.Record, col(t.Record.job) == col(t.Job.id))
+        .where(t.StudyJob.study == study, t.StudyJob.stage == stage, t.Job.kind == kind, t.Job.state == "done")
+        .where(col(t.Record.name).in_(list(names)))
+        .order_by(t.StudyJob.cell, t.Record.item, t.Record.name)
+    )  # fmt: skip
+    return [row for row in session.exec(query).all() if row.params.get("split", split) == split]
+
+
+def missing_cells(session: Session, study: str, stage: str) -> list[str]:
+    """The cells of a stage with a job that ended without a result, ordered."""
+    query = (
+        select(t.StudyJob.cell)
+        .join(t.Job, col(t.Job.id) == col(t.StudyJob.job))
+        .where(t.StudyJob.study == study, t.StudyJob.stage == stage, col(t.Job.state).in_(TERMINAL - {"done"}))
+    )
+    return sorted(set(session.exec(query).all()))
+
+
+def records(session: Session, study: str, job: str | None, name: str | None, after: int, limit: int) -> list[t.Record]:
+    """A page of a study's records, in the order of (job, item, name); `after`: how many to skip."""
+    query = select(t.Record).where(col(t.Record.job).in_(select(t.StudyJob.job).where(t.StudyJob.study == study)))
+    if job:
+        query = query.where(t.Record.job == find_job(session, job).id)
+    if name:
+        query = query.where(t.Record.name == name)
+    order = (col(t.Record.job), col(t.Record.item), col(t.Record.name))
+    return list(session.exec(query.order_by(*order).offset(after).limit(limit)))
+
+
+def input_files(session: Session, job: t.Job) -> list[tuple[str, str, str, int]]:
+    """(need's name, role, sha, size) of everything that a job's needs delivered."""
+    query = (
+        select(t.JobNeed.name, t.ArtifactRef.role, t.Artifact.sha, t.Artifact.size)
+        .join(t.ArtifactRef, col(t.ArtifactRef.job) == col(t.JobNeed.needs))
+        .join(t.Artifact, col(t.Artifact.sha) == col(t.ArtifactRef.sha))
+        .where(t.JobNeed.job == job.id)
+        .order_by(t.JobNeed.name, t.ArtifactRef.role)
+    )
+    return [tuple(row) for row in session.exec(query).all()]  # type: ignore[misc]
+
+
+def sizes(session: Session, shas: Iterable[str]) -> dict[str, int]:
+    """sha → size, of the artifacts that are whole."""
+    return dict(session.exec(select(t.Artifact.sha, t.Artifact.size).where(col(t.Artifact.sha).in_(list(shas)))).all())
+
+
+def live_workers(session: Session, now: float) -> list[t.Worker]:
+    """The workers whose lease has not expired."""
+    return list(session.exec(select(t.Worker).where(t.Worker.lease_until > now).order_by(t.Worker.id)))
+
+
+def ready_jobs(session: Session) -> list[tuple[t.Job, t.Study, t.StudyJob]]:
+    """The ready jobs of running studies, one row a listing."""
+    query = (
+        select(t.Job, t.Study, t.StudyJob)
+        .join(t.StudyJob, col(t.StudyJob.job) == col(t.Job.id))
+        .join(t.Study, col(t.Study.id) == col(t.StudyJob.study))
+        .where(t.Job.state == "ready", t.Study.state == "running")
+        .order_by(col(t.Study.created_at), t.Job.id)
+    )
+    return list(session.exec(query).all())
+
+
+def open_runs(session: Session) -> list[tuple[t.Run, str]]:
+    """The runs that are not closed, each with its job's kind, one row an attempt."""
+    query = (
+        select(t.Run, t.Job.kind)
+        .join(t.Attempt, col(t.Attempt.run) == col(t.Run.id))
+        .join(t.Job, col(t.Job.id) == col(t.Attempt.job))
+        .where(t.Run.state != "closed")
+    )
+    return list(session.exec(query).all())
+
+
+def slots(session: Session, now: float) -> list[tuple[t.Slot, t.Worker]]:
+    """The slots of live workers."""
+    query = select(t.Slot, t.Worker).join(t.Worker, col(t.Worker.id) == col(t.Slot.worker))
+    return list(session.exec(query.where(t.Worker.lease_until > now)).all())
+
+
+def recent_disk_ends(session: Session, since: float) -> set[tuple[str, str]]:
+    """(job, worker) of the attempts that a full disk ended lately."""
+    query = select(t.Attempt.job, t.Attempt.worker).where(t.Attempt.reason == "disk", col(t.Attempt.ended_at) > since)
+    return set(session.exec(query).all())
+
+
+def last_event(session: Session) -> int:
+    """The number of the newest event, 0 when there is none."""
+    counter = session.get(t.Counter, "event")
+    return int(counter.value) if counter else 0
+
+
+def first_listing(session: Session, job: str) -> t.StudyJob:
+    """One listing of a job, the same each time. Raises when no study lists it."""
+    query = select(t.StudyJob).where(t.StudyJob.job == job).order_by(t.StudyJob.study, t.StudyJob.stage, t.StudyJob.cell)
+    return session.exec(query.limit(1)).one()
+
+
+def desired(session: Session, worker: str) -> dict[str, str]:
+    """Attempt → "run" or "stop", of the attempts in the worker's open runs: stop what no running study wants."""
+    wanted = select(t.StudyJob.job).join(t.Study, col(t.Study.id) == col(t.StudyJob.study)).where(t.Study.state == "running")
+    query = (
+        select(t.Attempt.id, t.Attempt.state, col(t.Attempt.job).in_(wanted))
+        .join(t.Run, col(t.Run.id) == col(t.Attempt.run))
+        .where(t.Run.worker == worker, t.Run.state != "closed")
+    )
+    return {attempt: "run" if state in t.LIVE and is_wanted else "stop" for attempt, state, is_wanted in session.exec(query).all()}

@@ -1,0 +1,226 @@
+"""The tables. States and their changes: `jsm_queue/lifecycle.py`, which alone writes them.
+
+Times are seconds since the epoch, by the api's clock. Ids of studies and jobs are content hashes; ids of workers, runs
+and attempts are random.
+"""
+
+from typing import Any
+
+from sqlalchemy import JSON, Column, Index, text
+from sqlmodel import Field, SQLModel
+
+
+def _json(nullable: bool = False) -> Any:
+    return Field(default=None if nullable else ..., sa_column=Column(JSON, nullable=nullable))
+
+
+class Study(SQLModel, table=True):
+    """One spec and what follows from it. state: running | paused | cancelled | ended."""
+
+    id: str = Field(primary_key=True)
+    name: str
+    spec: dict[str, Any] = _json()
+    inputs: dict[str, Any] = _json()
+    state: str = Field(index=True)
+    priority: int = 0
+    hardware: str | None = Field(default=None, description="hardware class of the latency jobs, fixed once")
+    created_at: float
+    ended_at: float | None = None
+
+
+class StudyJob(SQLModel, table=True):
+    """Which cell of which stage a study wants a job for. `reused`: it was done before the study listed it."""
+
+    __tablename__ = "study_job"
+    study: str = Field(primary_key=True, foreign_key="study.id")
+    job: str = Field(primary_key=True, foreign_key="job.id", index=True)
+    stage: str = Field(primary_key=True)
+    cell: str = Field(primary_key=True)
+    base: str | None = None
+    n: int | None = None
+    seed: int | None = None
+    format: str | None = None
+    reused: bool = False
+
+
+class VerdictRow(SQLModel, table=True):
+    """What a stage decided, written once per look."""
+
+    __tablename__ = "verdict"
+    study: str = Field(primary_key=True, foreign_key="study.id")
+    stage: str = Field(primary_key=True)
+    look: int = Field(primary_key=True)
+    decision: dict[str, Any] = _json()
+    evidence: dict[str, Any] = _json()
+    rules_version: int
+    created_at: float
+
+
+class Job(SQLModel, table=True):
+    """One unit of work. state: waiting | ready | active | done | failed | quarantined | skipped."""
+
+    id: str = Field(primary_key=True)
+    kind: str
+    params: dict[str, Any] = _json()
+    state: str = Field(index=True)
+    accepted_attempt: str | None = None
+    charges: int = 0
+    created_at: float
+    ended_at: float | None = None
+    error: str | None = None
+
+
+class JobNeed(SQLModel, table=True):
+    """Job `job` needs the result of job `needs`, under the name `name`."""
+
+    __tablename__ = "job_need"
+    job: str = Field(primary_key=True, foreign_key="job.id")
+    name: str = Field(primary_key=True)
+    needs: str = Field(foreign_key="job.id", index=True)
+
+
+class Worker(SQLModel, table=True):
+    """One machine of the pool. `boot_id` names its session; `control_rev` grows when a desired state may have changed."""
+
+    id: str = Field(primary_key=True)
+    name: str
+    token_hash: str = Field(index=True)
+    boot_id: str | None = None
+    lease_until: float = 0.0
+    hardware: dict[str, Any] | None = _json(nullable=True)
+    control_rev: int = 0
+    joined_at: float
+
+
+class Slot(SQLModel, table=True):
+    """Each GPU of a worker and its CPU slots, as last reported. `vram_free` in bytes."""
+
+    worker: str = Field(primary_key=True, foreign_key="worker.id")
+    idx: int = Field(primary_key=True)
+    kind: str
+    device: str
+    vram_free: int
+    free: bool
+    warm_base: str | None = None
+
+
+class Run(SQLModel, table=True):
+    """What one slot executes now. state: offered | claimed | closed."""
+
+    id: str = Field(primary_key=True)
+    worker: str = Field(foreign_key="worker.id")
+    slot: int
+    state: str
+    offered_at: float
+    delivery: str | None = None
+    __table_args__ = (
+        Index(
+            "one_open_run_a_slot",
+            "worker",
+            "slot",
+            unique=True,
+            sqlite_where=text("state != 'closed'"),
+            postgresql_where=text("state != 'closed'"),
+        ),
+    )
+
+
+LIVE = ("offered", "running", "delivering")
+
+
+class Attempt(SQLModel, table=True):
+    """One try at one job; its random id is the fencing token.
+
+    state: offered | running | delivering | accepted | ended; `reason` says how it ended.
+    """
+
+    id: str = Field(primary_key=True)
+    job: str = Field(foreign_key="job.id", index=True)
+    run: str = Field(foreign_key="run.id", index=True)
+    worker: str = Field(foreign_key="worker.id", index=True)
+    state: str
+    reason: str | None = None
+    message: str | None = None
+    log_tail: str | None = None
+    position: int = 0
+    total: int = 0
+    metrics: dict[str, Any] | None = _json(nullable=True)
+    provenance: dict[str, Any] | None = _json(nullable=True)
+    offered_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+    __table_args__ = (
+        Index(
+            "one_live_attempt_a_job",
+            "job",
+            unique=True,
+            sqlite_where=text(f"state IN {LIVE}"),
+            postgresql_where=text(f"state IN {LIVE}"),
+        ),
+    )
+
+
+class Artifact(SQLModel, table=True):
+    """A content-addressed file that is whole in the api's storage."""
+
+    sha: str = Field(primary_key=True)
+    size: int
+    created_at: float
+
+
+class ArtifactRef(SQLModel, table=True):
+    """Job `job` delivered artifact `sha` in role `role`."""
+
+    __tablename__ = "artifact_ref"
+    job: str = Field(primary_key=True, foreign_key="job.id")
+    role: str = Field(primary_key=True)
+    sha: str = Field(foreign_key="artifact.sha")
+
+
+class Record(SQLModel, table=True):
+    """One measured example of an accepted result."""
+
+    job: str = Field(primary_key=True, foreign_key="job.id")
+    item: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    attempt: str
+    value: float
+    meta: dict[str, Any] | None = _json(nullable=True)
+
+
+class Metric(SQLModel, table=True):
+    """A figure of a whole job."""
+
+    job: str = Field(primary_key=True, foreign_key="job.id")
+    name: str = Field(primary_key=True)
+    value: float
+
+
+class Event(SQLModel, table=True):
+    """What changed, in order. `seq` has no gaps."""
+
+    seq: int = Field(primary_key=True)
+    at: float
+    what: str
+    study: str | None = None
+    job: str | None = None
+    attempt: str | None = None
+    worker: str | None = None
+    data: dict[str, Any] | None = _json(nullable=True)
+
+
+class Counter(SQLModel, table=True):
+    """Named numbers: the last event's `seq`; when the api ticked last."""
+
+    name: str = Field(primary_key=True)
+    value: float
+
+
+class Token(SQLModel, table=True):
+    """Who may do what. scope: admin | invite. Only the hash is kept; workers' tokens are in `worker`."""
+
+    hash: str = Field(primary_key=True)
+    scope: str
+    created_at: float
+    expires_at: float | None = None
+    used_at: float | None = None

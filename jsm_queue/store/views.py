@@ -1,0 +1,38 @@
+"""SQL views of the stage comparisons: one row a cell, the same on SQLite and Postgres."""
+
+from sqlalchemy import Connection, text
+
+VIEWS = {
+    "cell_nll": """
+        SELECT sj.study, sj.stage, sj.cell, sj.base, sj.n, sj.seed, sj.format, j.params ->> 'split' AS split,
+               COUNT(DISTINCT r.item) AS examples,
+               SUM(CASE WHEN r.name = 'nll' THEN r.value END) AS nll,
+               SUM(CASE WHEN r.name = 'tokens' THEN r.value END) AS tokens,
+               SUM(CASE WHEN r.name = 'bytes' THEN r.value END) AS bytes,
+               SUM(CASE WHEN r.name = 'nll' THEN r.value END) / SUM(CASE WHEN r.name = 'tokens' THEN r.value END)
+                 AS nll_per_token,
+               SUM(CASE WHEN r.name = 'nll' THEN r.value END) / SUM(CASE WHEN r.name = 'bytes' THEN r.value END)
+                 / 0.6931471805599453 AS bits_per_byte
+        FROM study_job sj JOIN job j ON j.id = sj.job AND j.kind = 'score' AND j.state = 'done'
+        JOIN record r ON r.job = j.id AND r.name IN ('nll', 'tokens', 'bytes')
+        GROUP BY sj.study, sj.stage, sj.cell, sj.base, sj.n, sj.seed, sj.format, j.params ->> 'split'
+    """,
+    "cell_score": """
+        SELECT sj.study, sj.stage, sj.cell, sj.base, sj.n, sj.seed, sj.format, j.params ->> 'split' AS split,
+               COUNT(*) AS questions, AVG(r.value) AS score
+        FROM study_job sj JOIN job j ON j.id = sj.job AND j.kind = 'judge' AND j.state = 'done'
+        JOIN record r ON r.job = j.id AND r.name = 'score'
+        GROUP BY sj.study, sj.stage, sj.cell, sj.base, sj.n, sj.seed, sj.format, j.params ->> 'split'
+    """,
+    "cell_metric": """
+        SELECT sj.study, sj.stage, sj.cell, j.kind, m.name, m.value
+        FROM study_job sj JOIN job j ON j.id = sj.job AND j.state = 'done' JOIN metric m ON m.job = j.id
+    """,
+}
+
+
+def create(connection: Connection) -> None:
+    """Make the views anew; they hold no data."""
+    for name, body in VIEWS.items():
+        connection.execute(text(f"DROP VIEW IF EXISTS {name}"))
+        connection.execute(text(f"CREATE VIEW {name} AS {body}"))

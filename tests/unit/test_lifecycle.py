@@ -1,0 +1,257 @@
+"""The lifecycle on a real SQLite store: what DESIGN §8 promises, and what comes too late."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+from sqlmodel import select
+
+from jsm_queue import lifecycle, protocol
+from jsm_queue.errors import ConflictError, GoneError
+from jsm_queue.kinds import KINDS, JobDraft
+from jsm_queue.planner import Cell, Wanted
+from jsm_queue.scheduler import Offer
+from jsm_queue.store import tables as t
+from jsm_queue.store.database import open_store, reading, writing
+from tests.unit.studies import inputs, sha, spec
+
+A = JobDraft("convert", {"x": 1})
+B = JobDraft("answer", {"x": 2}, {"gguf": A.id})
+C = JobDraft("judge", {"x": 3}, {"answers": B.id})
+CELL = Cell("bases", "a")
+BOOT = "b0" * 16
+LEASE = 60.0
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = open_store(f"sqlite:///{(tmp_path / 'store.sqlite').as_posix()}")
+    with writing(engine) as s:
+        s.add(t.Worker(id="w0", name="w0", token_hash="0", joined_at=0))
+        s.add(t.Worker(id="w1", name="w1", token_hash="1", joined_at=0))
+        s.flush()
+        for worker in ("w0", "w1"):
+            lifecycle.hello(s, s.get_one(t.Worker, worker), greeting(BOOT), LEASE, 0.0)
+    submit(engine, "s")
+    yield engine
+    engine.dispose()
+
+
+def submit(engine: Engine, name: str) -> str:
+    toy = spec(name=name)
+    with writing(engine) as s:
+        study, _ = lifecycle.add_study(s, toy.model_dump(mode="json"), inputs(toy).model_dump(mode="json"), 0.0)
+        lifecycle.list_jobs(s, study.id, [Wanted("bases", CELL, job) for job in (A, B, C)], 0.0)
+        return study.id
+
+
+def greeting(boot: str, undelivered: list[str] | None = None) -> protocol.HelloRequest:
+    hardware = protocol.Hardware(hardware_class="A", os="x", cpu="x", cores=1, memory_bytes=1)
+    slots = [protocol.SlotReport(idx=0, kind="cpu", device="cpu", vram_free=1, free=True)]
+    return protocol.HelloRequest(boot_id=boot, hardware=hardware, slots=slots, undelivered=undelivered or [])
+
+
+def state(engine: Engine, job: JobDraft) -> str:
+    with reading(engine) as s:
+        return s.get_one(t.Job, job.id).state
+
+
+def start(engine: Engine, job: JobDraft, worker: str = "w0", attempt: str = "a0", now: float = 1.0) -> str:
+    """Offer and claim; returns the attempt's id."""
+    with writing(engine) as s:
+        assert lifecycle.offer(s, Offer(job.id, job.kind, worker, 0), "r" + attempt, attempt, now)
+        boot = s.get_one(t.Worker, worker).boot_id or ""
+        lifecycle.claim(s, "r" + attempt, s.get_one(t.Worker, worker), protocol.ClaimRequest(boot_id=boot, delivery="d0" * 8), now)
+    return attempt
+
+
+def free(engine: Engine, worker: str, run: str, now: float = 2.0) -> None:
+    report = protocol.SlotReport(idx=0, kind="cpu", device="cpu", vram_free=1, free=True)
+    report = report.model_copy(update={"run": run})
+    with writing(engine) as s:
+        row = s.get_one(t.Worker, worker)
+        beat = protocol.HeartbeatRequest(boot_id=row.boot_id or "", slots=[report])
+        lifecycle.heartbeat(s, row, beat, LEASE, now)
+
+
+def result(engine: Engine, job: JobDraft) -> protocol.ResultRequest:
+    roles = KINDS[job.kind].outputs
+    with writing(engine) as s:
+        for role in roles:
+            if s.get(t.Artifact, sha(role)) is None:
+                s.add(t.Artifact(sha=sha(role), size=1, created_at=0))
+    return protocol.ResultRequest(
+        records=[protocol.RecordIn(item="q1", name="score", value=2.0)],
+        metrics={"score": 2.0},
+        artifacts=[protocol.ArtifactIn(role=role, sha=sha(role), size=1) for role in roles],
+    )
+
+
+def accept(engine: Engine, job: JobDraft, attempt: str, worker: str = "w0") -> bool:
+    outcome = result(engine, job)
+    with writing(engine) as s:
+        return lifecycle.accept(s, attempt, worker, outcome, 3.0)
+
+
+def end(engine: Engine, attempt: str, reason: protocol.EndReason, worker: str = "w0") -> None:
+    with writing(engine) as s:
+        lifecycle.end(s, attempt, worker, protocol.EndRequest(reason=reason, message="why"), 3.0)
+
+
+def records(engine: Engine) -> int:
+    with reading(engine) as s:
+        return len(s.exec(select(t.Record)).all())
+
+
+def test_needs_decide_who_is_ready(engine: Engine) -> None:
+    assert [state(engine, job) for job in (A, B, C)] == ["ready", "waiting", "waiting"]
+    accept(engine, A, start(engine, A))
+    assert [state(engine, job) for job in (A, B, C)] == ["done", "ready", "waiting"]
+
+
+def test_a_result_is_accepted_once_and_a_replay_changes_nothing(engine: Engine) -> None:
+    attempt = start(engine, A)
+    assert accept(engine, A, attempt) is True
+    assert accept(engine, A, attempt) is False
+    assert records(engine) == 1
+
+
+def test_one_live_attempt_a_job_and_one_run_a_slot(engine: Engine) -> None:
+    start(engine, A)
+    with writing(engine) as s:
+        assert not lifecycle.offer(s, Offer(A.id, A.kind, "w1", 0), "r9", "a9", 1.0)
+    with writing(engine) as s:
+        s.get_one(t.Job, B.id).state = "ready"
+    with writing(engine) as s:
+        assert not lifecycle.offer(s, Offer(B.id, B.kind, "w0", 0), "r8", "a8", 1.0)
+
+
+def test_the_same_delivery_gets_the_same_claim_and_another_gets_409(engine: Engine) -> None:
+    start(engine, A)
+    with writing(engine) as s:
+        worker = s.get_one(t.Worker, "w0")
+        again = lifecycle.claim(s, "ra0", worker, protocol.ClaimRequest(boot_id=BOOT, delivery="d0" * 8), 2.0)
+        assert [attempt.id for attempt in again[1]] == ["a0"]
+        with pytest.raises(ConflictError):
+            lifecycle.claim(s, "ra0", worker, protocol.ClaimRequest(boot_id=BOOT, delivery="d1" * 8), 2.0)
+
+
+def test_an_unclaimed_offer_ends_and_frees_job_and_slot(engine: Engine) -> None:
+    with writing(engine) as s:
+        lifecycle.offer(s, Offer(A.id, A.kind, "w0", 0), "r0", "a0", 1.0)
+        assert lifecycle.reap(s, offer_s=20, now=15.0, leases=True) == 0
+        assert lifecycle.reap(s, offer_s=20, now=22.0, leases=True) == 1
+    assert state(engine, A) == "ready"
+    start(engine, A, attempt="a1")
+
+
+def test_an_expired_lease_ends_lost_and_the_late_result_still_counts(engine: Engine) -> None:
+    attempt = start(engine, A)
+    with writing(engine) as s:
+        assert lifecycle.reap(s, 20, LEASE + 2, leases=False) == 0
+        assert lifecycle.reap(s, 20, LEASE + 2, leases=True) == 1
+    assert state(engine, A) == "ready"
+    assert accept(engine, A, attempt) is True
+    assert state(engine, A) == "done"
+
+
+def test_the_first_complete_result_wins_over_a_live_successor(engine: Engine) -> None:
+    old = start(engine, A)
+    end(engine, old, "lost")
+    start(engine, A, worker="w1", attempt="a1")
+    assert accept(engine, A, old) is True
+    with reading(engine) as s:
+        assert s.get_one(t.Attempt, "a1").reason == "superseded"
+    with pytest.raises(ConflictError):
+        accept(engine, A, "a1", worker="w1")
+    assert records(engine) == 1
+
+
+def test_a_foreign_or_incomplete_result_is_refused(engine: Engine) -> None:
+    attempt = start(engine, A)
+    with pytest.raises(ConflictError):
+        accept(engine, A, attempt, worker="w1")
+    with pytest.raises(ConflictError), writing(engine) as s:
+        lifecycle.accept(s, attempt, "w0", protocol.ResultRequest(), 3.0)
+    assert state(engine, A) == "active"
+
+
+def test_an_error_fails_the_job_and_skips_all_that_waits_for_it(engine: Engine) -> None:
+    end(engine, start(engine, A), "error")
+    assert [state(engine, job) for job in (A, B, C)] == ["failed", "skipped", "skipped"]
+
+
+def test_three_crashes_quarantine_only_on_two_workers(engine: Engine) -> None:
+    for i, worker in enumerate(["w0", "w0", "w0", "w1"]):
+        assert state(engine, A) == "ready"
+        end(engine, start(engine, A, worker, f"a{i}", now=float(i)), "crashed", worker)
+        free(engine, worker, f"ra{i}")
+    assert [state(engine, job) for job in (A, B, C)] == ["quarantined", "skipped", "skipped"]
+
+
+def test_a_late_result_of_a_quarantined_job_brings_its_dependents_back(engine: Engine) -> None:
+    first = start(engine, A)
+    end(engine, first, "lost")
+    free(engine, "w0", "ra0")
+    for i, worker in enumerate(["w0", "w1", "w0"], start=1):
+        end(engine, start(engine, A, worker, f"a{i}"), "crashed", worker)
+        free(engine, worker, f"ra{i}")
+    assert state(engine, A) == "quarantined"
+    accept(engine, A, first)
+    assert [state(engine, job) for job in (A, B, C)] == ["done", "ready", "waiting"]
+
+
+def test_hello_ends_what_ran_and_keeps_what_is_finished(engine: Engine) -> None:
+    start(engine, A, attempt="a0" * 8)
+    with writing(engine) as s:
+        worker = s.get_one(t.Worker, "w0")
+        assert lifecycle.hello(s, worker, greeting("b1" * 16, ["a0" * 8]), LEASE, 2.0) == []
+    with reading(engine) as s:
+        assert s.get_one(t.Attempt, "a0" * 8).state == "delivering"
+    with writing(engine) as s:
+        lifecycle.hello(s, s.get_one(t.Worker, "w0"), greeting("b2" * 16), LEASE, 3.0)
+    assert state(engine, A) == "ready"
+    with writing(engine) as s, pytest.raises(GoneError):
+        lifecycle.check_session(s.get_one(t.Worker, "w0"), BOOT)
+
+
+def test_a_report_from_before_the_claim_does_not_close_the_run(engine: Engine) -> None:
+    start(engine, A)
+    free(engine, "w0", "r-earlier")
+    with reading(engine) as s:
+        assert s.get_one(t.Run, "ra0").state == "claimed"
+    free(engine, "w0", "ra0")
+    with reading(engine) as s:
+        assert s.get_one(t.Run, "ra0").state == "closed"
+
+
+def test_a_job_that_two_studies_want_survives_the_cancelling_of_one(engine: Engine) -> None:
+    from jsm_queue.store import queries
+
+    start(engine, A)
+    other = submit(engine, "other")
+    with writing(engine) as s:
+        first = next(study for study in queries.studies(s) if study.id != other)
+        lifecycle.cancel_study(s, first, 2.0)
+    with reading(engine) as s:
+        assert queries.desired(s, "w0") == {"a0": "run"}
+    with writing(engine) as s:
+        lifecycle.cancel_study(s, s.get_one(t.Study, other), 2.0)
+    with reading(engine) as s:
+        assert queries.desired(s, "w0") == {"a0": "stop"}
+        assert queries.ready_jobs(s) == []
+
+
+def test_a_new_study_revives_what_failed_for_another(engine: Engine) -> None:
+    end(engine, start(engine, A), "error")
+    free(engine, "w0", "ra0")
+    submit(engine, "other")
+    assert [state(engine, job) for job in (A, B, C)] == ["ready", "waiting", "waiting"]
+
+
+def test_event_numbers_have_no_gaps(engine: Engine) -> None:
+    accept(engine, A, start(engine, A))
+    with reading(engine) as s:
+        numbers = [event.seq for event in s.exec(select(t.Event).order_by(t.Event.seq)).all()]  # type: ignore[arg-type]
+    assert numbers == list(range(1, len(numbers) + 1))

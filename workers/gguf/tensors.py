@@ -1,0 +1,102 @@
+"""Weights on their way from safetensors to GGUF: one tensor at a time, the LoRA adapter merged as they pass."""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from jsm_queue.errors import ModelError
+
+ROWS = 4096
+"""Rows merged at once: bounds the working memory to a few hundred MB for the widest 8B projections."""
+
+ADAPTER_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of a model folder: which open safetensors file holds each."""
+
+    shards: dict[str, Any]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's shape, read from the file's header."""
+        return tuple(self.shards[name].get_slice(name).get_shape())
+
+    def load(self, name: str) -> torch.Tensor:
+        """The tensor in the file's own dtype."""
+        return self.shards[name].get_tensor(name)
+
+
+@contextmanager
+def open_weights(folder: Path) -> Iterator[Weights]:
+    """Opens every safetensors file of a folder; nothing is read before it is asked for. Raises ModelError."""
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise ModelError("the base holds no safetensors file", "Save its weights as safetensors; pickled weights are refused")
+    with ExitStack() as stack:
+        shards: dict[str, Any] = {}
+        for path in paths:
+            try:
+                shard = stack.enter_context(safe_open(path, framework="pt"))
+            except SafetensorError as error:
+                raise ModelError(f"{path.name} is not a whole safetensors file ({error})", "Download the base again") from error
+            shards.update(dict.fromkeys(shard.keys(), shard))
+        yield Weights(shards)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter in memory. `pairs`: weight name → (A (r, in), B (out, r)); `scale`: alpha / r."""
+
+    pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    scale: float
+
+
+NO_ADAPTER = Adapter({}, 0.0)
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """The adapter in a PEFT folder. Raises ModelError for anything but plain LoRA on linear layers."""
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    extras = [key for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "fan_in_fan_out") if config.get(key)]
+    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or extras:
+        raise ModelError(f"the adapter is not plain LoRA ({', '.join(extras) or 'type or bias'})", "Train it without these")
+    root = math.sqrt(config["r"]) if config.get("use_rslora") else config["r"]
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        tensors = {name.removeprefix(ADAPTER_PREFIX): file.get_tensor(name) for name in file.keys()}
+    modules = {name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")}
+    pairs = {f"{m}.weight": (tensors.pop(f"{m}.lora_A.weight"), tensors.pop(f"{m}.lora_B.weight")) for m in sorted(modules)}
+    if tensors:
+        raise ModelError(f"the adapter holds {min(tensors)}, which is no LoRA matrix", "Train it on linear layers only")
+    return Adapter(pairs, config["lora_alpha"] / root)
+
+
+def f16(weight: torch.Tensor, pair: tuple[torch.Tensor, torch.Tensor] | None, scale: float) -> np.ndarray:
+    """W + scale·B·A, rounded once to float16, with the weight's own shape.
+
+    The product is accumulated in float64, so that its last float32 bit, and with it the file's hash, does not depend on
+    the machine's matrix library.
+    """
+    out = torch.empty(weight.shape, dtype=torch.float16)
+    for start in range(0, len(weight), ROWS):
+        rows = slice(start, start + ROWS)
+        block = weight[rows].float()
+        if pair is not None:
+            a, b = pair  # (r, in), (out, r)
+            block = block + (scale * (b[rows].double() @ a.double())).float()
+        out[rows] = block.half()
+    return out.numpy()
+
+
+def interleave(rows: np.ndarray, heads: int) -> np.ndarray:
+    """Reorders each head's rows from halves (i, i + d/2) to neighbours (2i, 2i+1). Shape (heads · d, …) stays."""
+    split = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
+    return np.ascontiguousarray(split.swapaxes(1, 2).reshape(rows.shape))
