@@ -19,7 +19,13 @@ def main() -> None:
         app = create_app(config)
     except JsmError as error:
         raise SystemExit(f"error: {error}") from None
-    uvicorn.run(app, host=config.host, port=config.api_port or DEFAULT_PORT, log_level="warning", timeout_graceful_shutdown=2)
+    uvicorn.run(
+        app,
+        host=config.host,
+        port=config.api_port or DEFAULT_PORT,
+        log_level="warning",
+        timeout_graceful_shutdown=2,
+    )
 
 
 if __name__ == "__main__":

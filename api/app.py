@@ -57,7 +57,10 @@ def start_coordinator(ctx: Context) -> threading.Thread:
         broker.ring(app, worker_id, kind, bell)
 
     thread = threading.Thread(
-        target=coordinator.loop, args=(ctx.engine, ctx.settings, ring, ctx.wake, ctx.stop), name="coordinator", daemon=True
+        target=coordinator.loop,
+        args=(ctx.engine, ctx.settings, ring, ctx.wake, ctx.stop),
+        name="coordinator",
+        daemon=True,
     )
     thread.start()
     return thread

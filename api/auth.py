@@ -16,7 +16,10 @@ def bearer(request: Request) -> str:
     """The token of the request. Raises AuthError."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
-        raise AuthError("This needs a token", "Send `Authorization: Bearer TOKEN`; the CLI takes it from JSM_TOKEN or the home folder")
+        raise AuthError(
+            "This needs a token",
+            "Send `Authorization: Bearer TOKEN`; the CLI takes it from JSM_TOKEN or the home folder",
+        )
     return token
 
 
@@ -27,7 +30,9 @@ def require_admin(ctx: Ctx, token: Bearer) -> None:
     """Raises AuthError unless the token is an admin's."""
     with reading(ctx.engine) as session:
         if find_token(session, token, "admin", ctx.now()) is None:
-            raise AuthError("The token is not valid", "Use the one in the home folder's admin.token, or ask for a new one")
+            raise AuthError(
+                "The token is not valid", "Use the one in the home folder's admin.token, or ask for a new one"
+            )
 
 
 def find_worker(session: Session, token: str) -> t.Worker:

@@ -1,7 +1,7 @@
 """Content-addressed files of the api: visible only whole and verified; a broken upload resumes or vanishes.
 
-    <root>/<first two digits>/<sha256>      whole
-    <root>/partial/<sha256>                 being uploaded
+<root>/<first two digits>/<sha256>      whole
+<root>/partial/<sha256>                 being uploaded
 """
 
 import hashlib
@@ -44,7 +44,9 @@ async def receive(root: Path, sha: str, size: int, start: int, chunks: AsyncIter
     partial.parent.mkdir(parents=True, exist_ok=True)
     have = offset(root, sha)
     if start != have:
-        raise ConflictError(f"Artifact {sha}: {have} bytes are here, the upload starts at {start}", "Ask for the offset again")
+        raise ConflictError(
+            f"Artifact {sha}: {have} bytes are here, the upload starts at {start}", "Ask for the offset again"
+        )
     with partial.open("ab") as file:
         async for chunk in chunks:
             have += len(chunk)

@@ -133,9 +133,7 @@ def fields(value: Level | Difference | None) -> dict[str, Any]:
     return dict(vars(value)) if value else {}
 
 
-def _weighted(
-    cells: Sequence[CellValues], values: Mapping[str, float]
-) -> tuple[list[str], list[float] | None]:
+def _weighted(cells: Sequence[CellValues], values: Mapping[str, float]) -> tuple[list[str], list[float] | None]:
     """The items of `values` that have a weight, sorted, and the weights; all and None where none is."""
     if not any(cell.weights for cell in cells):
         return sorted(values), None

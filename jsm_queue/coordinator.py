@@ -180,7 +180,13 @@ def _ready(session: Session, now: float) -> list[scheduler.ReadyJob]:
     full = queries.recent_disk_ends(session, now - DISK_PAUSE_S)
     jobs: dict[str, scheduler.ReadyJob] = {}
     for job, study, listing in queries.ready_jobs(session):
-        order = (study.created_at, STAGES.index(listing.stage), KIND_ORDER.index(job.kind), -(listing.n or 0), listing.seed or 0)
+        order = (
+            study.created_at,
+            STAGES.index(listing.stage),
+            KIND_ORDER.index(job.kind),
+            -(listing.n or 0),
+            listing.seed or 0,
+        )
         known = jobs.get(job.id)
         if known is not None and (-known.priority, known.order) <= (-study.priority, order):
             continue

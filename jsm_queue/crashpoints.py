@@ -1,12 +1,12 @@
 """Named points at which a kill test lets a process die, as if by `kill -9` or a power cut.
 
-`JSM_CRASH_AT=name` makes a process kill itself when it reaches that point. `JSM_CRASH_ONCE=file` limits that to the
-first process that gets there: it leaves the file behind, and whoever finds it goes on. Without `JSM_CRASH_AT` a point
-does nothing.
+`JSM_CRASH_AT=name` makes a process kill itself when it reaches that point. `JSM_CRASH_ONCE=file` limits that
+to the first process that gets there: it leaves the file behind, and whoever finds it goes on. Without
+`JSM_CRASH_AT` a point does nothing.
 
-Points of a worker: claimed, fetched, result_written, before_result_post, after_result_post (agent), mid_job (runner).
-Points of the api: offer_commit, claim_commit, accept_commit, plan_commit (before their commit), before_ring,
-artifact_renamed.
+Points of a worker: claimed, fetched, result_written, before_result_post, after_result_post (agent), mid_job
+(runner). Points of the api: offer_commit, claim_commit, accept_commit, plan_commit (before their commit),
+before_ring, artifact_renamed.
 """
 
 import os

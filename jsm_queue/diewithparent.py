@@ -1,8 +1,10 @@
-"""`python diewithparent.py PARENT_PID PROGRAM ARGUMENT…`: become PROGRAM, and die when the parent dies (Linux).
+"""`python diewithparent.py PARENT_PID PROGRAM ARGUMENT…`: become PROGRAM, and die when the parent dies
+(Linux).
 
-A file of its own that imports only the standard library, so that it starts in milliseconds. Setting the signal here and
-not in a `preexec_fn` keeps `subprocess` safe in a process with threads. The kernel sends the signal when the *thread*
-that started this process ends, so children are started from threads that live as long as they should.
+A file of its own that imports only the standard library, so that it starts in milliseconds. Setting the
+signal here and not in a `preexec_fn` keeps `subprocess` safe in a process with threads. The kernel sends the
+signal when the *thread* that started this process ends, so children are started from threads that live as
+long as they should.
 """
 
 import ctypes

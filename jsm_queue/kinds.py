@@ -37,7 +37,7 @@ class BaseRef(Params):
     files: dict[FileName, Sha] = Field(default_factory=dict)
     repo: str | None = None
     revision: str | None = None
-    chat_template: str | None = Field(None, description="Jinja text that replaces the base's own")
+    chat_template: str | None = Field(default=None, description="Jinja text that replaces the base's own")
 
     @property
     def key(self) -> str:
@@ -171,7 +171,12 @@ class JobDraft:
     def id(self) -> str:
         """64 hexadecimal digits."""
         return content_hash(
-            {"kind": self.kind, "version": KINDS[self.kind].version, "params": self.params, "needs": self.needs}
+            {
+                "kind": self.kind,
+                "version": KINDS[self.kind].version,
+                "params": self.params,
+                "needs": self.needs,
+            }
         )
 
 

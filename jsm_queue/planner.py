@@ -1,4 +1,4 @@
-"""The planner: from a study's spec, what its jobs came to and its verdicts so far, the jobs to add and the verdicts due.
+"""The planner: from a study's spec, its jobs' states and its verdicts so far, the jobs to add and the verdicts due.
 
 Pure and independent of arrival order: it states the whole set of jobs that the study wants so far; what is listed
 already is ignored by its hash. Failed jobs count as terminal, so no study hangs on a dead cell.
@@ -45,7 +45,11 @@ class Cell:
     @property
     def label(self) -> str:
         """For people and for keys, e.g. "river-qwen2 n=250 seed=1 Q8_0"."""
-        parts = [self.base, "untrained" if self.n is None else f"n={self.n} seed={self.seed}", self.format or ""]
+        parts = [
+            self.base,
+            "untrained" if self.n is None else f"n={self.n} seed={self.seed}",
+            self.format or "",
+        ]
         return " ".join(part for part in parts if part)
 
 
@@ -111,7 +115,7 @@ def stages(study: Study) -> Iterator[tuple[Stage, list[Wanted]]]:
 
 
 def chosen_n(spec: StudySpec, decisions: Mapping[str, Mapping[str, Any]]) -> int | None:
-    """The training size of stages 2 and 3: stage 1's n*, or the spec's own; None while unknown or when stage 1 failed."""
+    """The training size of stages 2 and 3: stage 1's n*, or the spec's own; None while there is none."""
     if spec.stages.scale is None:
         return spec.stages.bases.n
     return decisions.get("scale", {}).get("n")
@@ -126,7 +130,7 @@ def _scale(study: Study) -> list[Wanted]:
     trained = [Cell("scale", base.name, n, seed) for n in scale.sizes for seed in scale.seeds]
     jobs = [Wanted("scale", None, _prepare(study))]
     for cell in [untrained, *trained]:
-        jobs += _fine_tuning(study, cell) + [Wanted("scale", cell, _score(study, cell, "validation"))]
+        jobs += [*_fine_tuning(study, cell), Wanted("scale", cell, _score(study, cell, "validation"))]
     if "scale" in study.decisions:
         n = study.decisions["scale"].get("n")
         for cell in [untrained, *trained]:
@@ -139,7 +143,7 @@ def _scale(study: Study) -> list[Wanted]:
 
 def _bases(study: Study, n: int) -> list[Wanted]:
     """Every base untrained and, where the spec trains it, at n with each seed: NLL, parity, answers, scores."""
-    jobs = [Wanted("bases", None, _prepare(study))] + _untrained(study)
+    jobs = [Wanted("bases", None, _prepare(study)), *_untrained(study)]
     for base in study.spec.bases:
         for seed in study.spec.stages.bases.seeds if base.train else []:
             cell = Cell("bases", base.name, n, seed)
@@ -155,7 +159,11 @@ def _untrained(study: Study) -> list[Wanted]:
 def _measured(study: Study, cell: Cell) -> list[Wanted]:
     fmt = study.spec.stages.bases.answer_format
     score, parity = _score(study, cell, "test"), _parity(study, cell, fmt, "model")
-    return [Wanted(cell.stage, cell, score), *_judged(study, cell, fmt, "bench"), Wanted(cell.stage, cell, parity)]
+    return [
+        Wanted(cell.stage, cell, score),
+        *_judged(study, cell, fmt, "bench"),
+        Wanted(cell.stage, cell, parity),
+    ]
 
 
 def _quantization(study: Study, n: int) -> list[Wanted]:
@@ -287,7 +295,7 @@ def _base(study: Study, cell: Cell) -> BaseRef:
 
 
 def preview(spec: StudySpec, inputs: Inputs) -> list[Wanted]:
-    """The whole grid as it would be if n* were the largest size and the first trained base were chosen: for `jsm plan`."""
+    """The whole grid as it would be with n* the largest size and the first trained bases chosen: for `jsm plan`."""
     trained: list[BaseSpec] = [base for base in spec.bases if base.train]
     keep = spec.stages.quantization.keep if spec.stages.quantization else 1
     decisions: dict[str, dict[str, Any]] = {"bases": {"chosen": [base.name for base in trained[:keep]]}}

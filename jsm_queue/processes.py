@@ -1,13 +1,14 @@
-"""Processes: start them so that none is left behind, end them, recognize leftovers. The one module with OS calls.
+"""Processes: start them so that none is left behind, end them, recognize leftovers. All OS calls are here.
 
-A child dies with the process that started it: on Linux by the kernel (`diewithparent.py`), on Windows by a job object,
-and everywhere our own children notice that their standard input closed (`exit_with_parent`).
+A child dies with the process that started it: on Linux by the kernel (`diewithparent.py`), on Windows by a
+job object, and everywhere our own children notice that their standard input closed (`exit_with_parent`).
 """
 
 import contextlib
 import ctypes
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import psutil
 
@@ -29,7 +30,7 @@ CLOCK_STEP_S = 2.0  # by how much a process's start time may seem to move when t
 Process = subprocess.Popen[bytes]
 
 
-# ---- start ---------------------------------------------------------------------------------------------------------
+# ---- start -------------------------------------------------------------------------------------------------
 
 
 def spawn(
@@ -41,24 +42,24 @@ def spawn(
 ) -> Process:
     """Start a child that dies with this process.
 
-    Its standard input is a pipe that we hold, its standard error (and output, unless `stdout` is given) is appended to
-    `log`. `env` is added to our own environment. It gets no signals of our terminal: we pass them on as we see fit.
-    Raises SetupError when the program is not there.
+    Its standard input is a pipe that we hold, its standard error (and output, unless `stdout` is given) is
+    appended to `log`. `env` is added to our own environment. It gets no signals of our terminal: we pass them
+    on as we see fit. Raises SetupError when the program is not there.
     """
+    if shutil.which(argv[0]) is None:
+        raise SetupError(f"{argv[0]} is not there", "Install it, then start again")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as errors:
-        try:
-            child = subprocess.Popen(
-                _with_parent_death(argv),
-                stdin=subprocess.PIPE,
-                stdout=errors if stdout is None else stdout,
-                stderr=errors,
-                env={**os.environ, **(env or {}), LIFELINE: "1"},
-                cwd=cwd,
-                **_own_group(),
-            )
-        except FileNotFoundError as error:
-            raise SetupError(f"{argv[0]} is not there", "Install it, then start again") from error
+        child = subprocess.Popen(
+            _with_parent_death(argv),
+            stdin=subprocess.PIPE,
+            stdout=errors if stdout is None else stdout,
+            stderr=errors,
+            env={**os.environ, **(env or {}), LIFELINE: "1"},
+            cwd=cwd,
+            start_new_session=sys.platform != "win32",
+            creationflags=subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0,
+        )
     _adopt(child)
     return child
 
@@ -69,16 +70,12 @@ def _with_parent_death(argv: Sequence[str]) -> list[str]:
     return [sys.executable, "-I", "-S", diewithparent.__file__, str(os.getpid()), *argv]
 
 
-def _own_group() -> dict[str, Any]:
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}
-
-
 def exit_with_parent(leave: Callable[[], object] | None = None) -> None:
-    """Called once at the start of a child that `spawn` started: when its parent is gone it calls `leave`, or exits.
+    """Called once at the start of a child that `spawn` started: when its parent is gone it calls `leave`, or
+    exits.
 
-    Does nothing in a process that was started by hand or by a service manager, whose standard input means nothing.
+    Does nothing in a process that was started by hand or by a service manager, whose standard input means
+    nothing.
     """
     if os.environ.pop(LIFELINE, None) is None:
         return
@@ -92,11 +89,14 @@ def _wait_for_eof(leave: Callable[[], object]) -> None:
     leave()
 
 
-# ---- end -----------------------------------------------------------------------------------------------------------
+# ---- end ---------------------------------------------------------------------------------------------------
 
 
 def terminate_then_kill(process: Process, grace_s: float) -> int:
-    """Ask a child to end, wait up to `grace_s` seconds, then kill it and its children. Returns its exit code."""
+    """Ask a child to end, wait up to `grace_s` seconds, then kill it and its children.
+
+    Returns its exit code.
+    """
     if process.poll() is None:
         with contextlib.suppress(OSError):
             process.send_signal(signal.CTRL_BREAK_EVENT if sys.platform == "win32" else signal.SIGTERM)
@@ -122,7 +122,7 @@ def kill_tree(pid: int) -> None:
     psutil.wait_procs([process for process in family if process.pid != pid], timeout=5)
 
 
-# ---- leftovers -----------------------------------------------------------------------------------------------------
+# ---- leftovers ---------------------------------------------------------------------------------------------
 
 
 def write_pid_file(path: Path, pid: int) -> None:
@@ -155,19 +155,21 @@ def end_leftover(path: Path, grace_s: float = 5.0) -> bool:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
             psutil.wait_procs([process], timeout=grace_s)
-        kill_tree(process.pid) if process.is_running() else None
+        if process.is_running():
+            kill_tree(process.pid)
     path.unlink(missing_ok=True)
     return process is not None
 
 
-# ---- ports ---------------------------------------------------------------------------------------------------------
+# ---- ports -------------------------------------------------------------------------------------------------
 
 
 def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
     """`preferred` where nothing listens on it, else a free port that the system chooses."""
     for port in (preferred, 0):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            if sys.platform != "win32":  # a port in TIME_WAIT is free; on Windows this option would mean "share it"
+            # a port in TIME_WAIT is free; on Windows this option would mean "share it"
+            if sys.platform != "win32":
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind((host, port))
@@ -175,7 +177,7 @@ def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
     raise SetupError(f"No port is free on {host}", "Close programs that listen, or check the address")
 
 
-# ---- Windows -------------------------------------------------------------------------------------------------------
+# ---- Windows -----------------------------------------------------------------------------------------------
 
 KILL_ON_JOB_CLOSE = 0x2000
 EXTENDED_LIMIT_INFORMATION = 9
@@ -209,7 +211,8 @@ class _ExtendedLimits(ctypes.Structure):
 def _adopt(child: Process) -> None:
     """Windows: put the child into a job object that the system closes, with all in it, when we die.
 
-    Where that is refused (a job of a service manager that forbids nesting) the child's standard input still closes.
+    Where that is refused (a job of a service manager that forbids nesting) the child's standard input still
+    closes.
     """
     if sys.platform == "win32" and (job := _windows_job()):
         ctypes.windll.kernel32.AssignProcessToJobObject(ctypes.c_void_p(job), ctypes.c_void_p(int(child._handle)))
@@ -226,7 +229,5 @@ def _windows_job() -> int | None:
     limits = _ExtendedLimits()
     limits.BasicLimitInformation.LimitFlags = KILL_ON_JOB_CLOSE
     size = ctypes.sizeof(limits)
-    done = kernel.SetInformationJobObject(
-        ctypes.c_void_p(job), EXTENDED_LIMIT_INFORMATION, ctypes.byref(limits), size
-    )
+    done = kernel.SetInformationJobObject(ctypes.c_void_p(job), EXTENDED_LIMIT_INFORMATION, ctypes.byref(limits), size)
     return job if job and done else None

@@ -85,8 +85,8 @@ class AttemptReport(Message):
 
     attempt: Id
     phase: Phase
-    position: int = Field(0, ge=0)
-    total: int = Field(0, ge=0)
+    position: int = Field(default=0, ge=0)
+    total: int = Field(default=0, ge=0)
     metrics: Annotated[dict[str, float], Field(max_length=16)] = {}
 
 
@@ -174,7 +174,7 @@ class ResultRequest(Message):
 
 
 class ResultReply(Message):
-    """`accepted` is false when another attempt's result was accepted first; the worker may delete its copy either way."""
+    """The result counts; the worker may delete its copy."""
 
     accepted: bool
 
@@ -195,7 +195,10 @@ class ArtifactOffer(Message):
 
 
 class ArtifactState(Message):
-    """`have`: nothing to send. Otherwise send from byte `offset` by PATCH /v1/artifacts/{sha} with headers Upload-Offset and Upload-Length."""
+    """`have`: nothing to send. Otherwise PATCH /v1/artifacts/{sha} from byte `offset` on.
+
+    Its headers are Upload-Offset and Upload-Length, the whole file's size.
+    """
 
     have: bool
     offset: int

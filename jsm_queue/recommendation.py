@@ -65,9 +65,7 @@ def _options(spec: StudySpec, verdicts: Mapping[str, Verdict]) -> list[dict[str,
     shared = {"format": spec.stages.bases.answer_format, "relation": "reference", "changed": None}
     chosen = [known[base] for base in verdicts["bases"].decision["chosen"]]
     return [
-        {"base": row["base"], "n": row["n"], "cells": row["cells"], "bytes": row["bytes"]}
-        | row["score"]
-        | shared
+        {"base": row["base"], "n": row["n"], "cells": row["cells"], "bytes": row["bytes"]} | row["score"] | shared
         for row in chosen
     ]
 
@@ -119,9 +117,7 @@ def _caveats(spec: StudySpec, verdicts: Mapping[str, Verdict], chosen: Mapping[s
         found += _stage_caveats(stage, verdict.decision, verdict.evidence)
     if chosen:
         found += _choice_caveats(spec, chosen)
-    missing = sorted(
-        {cell or f"{stage} as a whole" for stage, v in verdicts.items() for cell in v.decision["missing"]}
-    )
+    missing = sorted({cell or f"{stage} as a whole" for stage, v in verdicts.items() for cell in v.decision["missing"]})
     if missing:
         found.append("Not measured, because a job failed: " + ", ".join(missing) + ".")
     if spec.judge.kind == "key_facts":
@@ -150,11 +146,7 @@ def _bases_caveats(decision: Mapping[str, Any], evidence: Mapping[str, Any]) -> 
         end = "right" if decision["bench_cannot_tell"] == "ceiling" else "wrong"
         yield f"The bench cannot tell the bases apart: nearly all answers of at least two of them are {end}."
     for pair in evidence["pairs"]:
-        if (
-            pair["a"] in decision["chosen"]
-            and pair["b"] not in decision["chosen"]
-            and pair["relation"] == "undecided"
-        ):
+        if pair["a"] in decision["chosen"] and pair["b"] not in decision["chosen"] and pair["relation"] == "undecided":
             needs = f"; about {wording.count(pair['needs'])} questions would decide" if pair["needs"] else ""
             yield f"{pair['a']} is not shown better than {pair['b']}{needs}."
     for row in evidence["bases"]:

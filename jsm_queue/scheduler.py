@@ -64,7 +64,7 @@ def assign(ready: Sequence[ReadyJob], slots: Sequence[OpenSlot]) -> list[Offer]:
 
 
 def _exclusive(waiting: Sequence[ReadyJob], slots: Sequence[OpenSlot]) -> tuple[set[str], list[Offer]]:
-    """Each exclusive job reserves a worker of its class: offered when all its slots are free, else kept empty for it."""
+    """Each exclusive job reserves a worker of its class: offered when all its slots are free, else kept empty."""
     reserved: set[str] = set()
     offers: list[Offer] = []
     for job in (job for job in waiting if job.exclusive):

@@ -4,7 +4,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 
 class Settings(BaseSettings):
@@ -12,19 +17,26 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="JSM_", extra="forbid")
 
-    home: Path = Field(Path(".jsm"), description="everything a pool keeps: store, artifacts, logs, tokens")
-    database_url: str | None = Field(None, description="SQLAlchemy URL; without one SQLite in the home folder")
-    broker_url: str | None = Field(None, description="redis:// or rediss:// URL; without one the embedded Valkey")
-    api_url: str | None = Field(None, description="where the CLI and workers find the api; without one the home folder's own")
-    token: str | None = Field(None, description="the CLI's token; without one the home folder's own")
-    host: str = Field("127.0.0.1", description="address that api and Flower listen on")
-    api_port: int = Field(0, description="0: 8080 where it is free, else another")
-    flower_port: int = Field(0, description="0: 5555 where it is free, else another")
-    cpu_slots: int = Field(0, description="CPU slots of this machine's worker; 0: one beside a GPU, else one per two GiB and core, at most 4")
-    lease_s: float = Field(60.0, gt=0, description="until when a worker's session is believed alive")
-    heartbeat_s: float = Field(15.0, gt=0, description="between two heartbeats without news")
-    offer_s: float = Field(20.0, gt=0, description="until an unclaimed offer ends")
-    tick_s: float = Field(1.0, gt=0, description="between two looks of the coordinator without news")
+    home: Path = Field(default=Path(".jsm"), description="everything a pool keeps: store, artifacts, logs, tokens")
+    database_url: str | None = Field(default=None, description="SQLAlchemy URL; without one SQLite in the home folder")
+    broker_url: str | None = Field(
+        default=None, description="redis:// or rediss:// URL; without one the embedded Valkey"
+    )
+    api_url: str | None = Field(
+        default=None, description="where the CLI and workers find the api; without one the home folder's own"
+    )
+    token: str | None = Field(default=None, description="the CLI's token; without one the home folder's own")
+    host: str = Field(default="127.0.0.1", description="address that api and Flower listen on")
+    api_port: int = Field(default=0, description="0: 8080 where it is free, else another")
+    flower_port: int = Field(default=0, description="0: 5555 where it is free, else another")
+    cpu_slots: int = Field(
+        default=0,
+        description="CPU slots of this machine's worker; 0: one beside a GPU, else one per two GiB and core, at most 4",
+    )
+    lease_s: float = Field(default=60.0, gt=0, description="until when a worker's session is believed alive")
+    heartbeat_s: float = Field(default=15.0, gt=0, description="between two heartbeats without news")
+    offer_s: float = Field(default=20.0, gt=0, description="until an unclaimed offer ends")
+    tick_s: float = Field(default=1.0, gt=0, description="between two looks of the coordinator without news")
 
     @classmethod
     def settings_customise_sources(

@@ -4,7 +4,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from jsm_queue.errors import SpecError
 
@@ -23,13 +31,17 @@ class DataSpec(Part):
     """Where the corpus is and how it becomes a dataset."""
 
     source: str = Field(description="knowledge graph (.yaml) or question–answer pairs (.jsonl, .csv)")
-    bench: str | None = Field(None, description="bench questions (.yaml, .jsonl); without it the test questions serve")
-    seed: int = Field(0, description="decides the split and which facts are never taught")
-    validation: int = Field(60, ge=10, description="validation examples")
-    test_taught: int = Field(60, ge=1, description="test examples on taught facts in unseen wording")
-    test_unseen: int = Field(60, ge=1, description="test examples that share no fact with the training data")
-    near_duplicate: float = Field(0.8, gt=0, le=1, description="character-bigram Jaccard from which a pair is a duplicate")
-    max_answer_chars: int = Field(1000, ge=1, description="longer answers are listed in the data report")
+    bench: str | None = Field(
+        default=None, description="bench questions (.yaml, .jsonl); without it the test questions serve"
+    )
+    seed: int = Field(default=0, description="decides the split and which facts are never taught")
+    validation: int = Field(default=60, ge=10, description="validation examples")
+    test_taught: int = Field(default=60, ge=1, description="test examples on taught facts in unseen wording")
+    test_unseen: int = Field(default=60, ge=1, description="test examples that share no fact with the training data")
+    near_duplicate: float = Field(
+        default=0.8, gt=0, le=1, description="character-bigram Jaccard from which a pair is a duplicate"
+    )
+    max_answer_chars: int = Field(default=1000, ge=1, description="longer answers are listed in the data report")
 
 
 class BaseSpec(Part):
@@ -37,32 +49,34 @@ class BaseSpec(Part):
 
     name: Name
     source: str = Field(description="hub id (org/name), local folder, or .gguf file")
-    revision: str | None = Field(None, description="hub branch, tag or commit; resolved to a commit at submit")
-    chat_template: str | None = Field(None, description="a Jinja file or a built-in template, for bases without one")
-    train: bool = Field(True, description="false: an untrained reference")
+    revision: str | None = Field(default=None, description="hub branch, tag or commit; resolved to a commit at submit")
+    chat_template: str | None = Field(
+        default=None, description="a Jinja file or a built-in template, for bases without one"
+    )
+    train: bool = Field(default=True, description="false: an untrained reference")
 
 
 class TrainingSpec(Part):
     """Settings of every fine-tuning in the study; compared cells share them."""
 
-    r: int = Field(16, ge=1, le=512, description="LoRA rank")
-    alpha: float = Field(32, gt=0, description="LoRA alpha")
-    dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout")
-    targets: Literal["all-linear"] | list[str] = Field("all-linear", description="modules that get an adapter")
-    lr: float = Field(2e-4, gt=0, description="peak learning rate")
+    r: int = Field(default=16, ge=1, le=512, description="LoRA rank")
+    alpha: float = Field(default=32, gt=0, description="LoRA alpha")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="LoRA dropout")
+    targets: Literal["all-linear"] | list[str] = Field(default="all-linear", description="modules that get an adapter")
+    lr: float = Field(default=2e-4, gt=0, description="peak learning rate")
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
-    epochs: int = Field(3, ge=1, le=1000)
-    batch: int = Field(16, ge=1, description="examples a step")
-    max_length: int = Field(1024, ge=16, description="tokens; longer examples are dropped and counted")
-    quantized: bool = Field(True, description="NF4 base (QLoRA); false: the base in its own precision")
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps")
+    epochs: int = Field(default=3, ge=1, le=1000)
+    batch: int = Field(default=16, ge=1, description="examples a step")
+    max_length: int = Field(default=1024, ge=16, description="tokens; longer examples are dropped and counted")
+    quantized: bool = Field(default=True, description="NF4 base (QLoRA); false: the base in its own precision")
 
 
 class DecodingSpec(Part):
     """Greedy decoding, one setting for a whole stage."""
 
-    max_new_tokens: int = Field(256, ge=1)
-    context: int = Field(2048, ge=64, description="tokens")
+    max_new_tokens: int = Field(default=256, ge=1)
+    context: int = Field(default=2048, ge=64, description="tokens")
 
 
 class JudgeSpec(Part):
@@ -78,7 +92,8 @@ class ScaleStage(Part):
     sizes: Annotated[list[int], Field(min_length=2, max_length=50)]
     seeds: Seeds = [1, 2, 3]
     read_test: Literal["chosen", "all"] = Field(
-        "chosen", description="after the verdict the test set is read for n* and the untrained base, or for every cell"
+        default="chosen",
+        description="after the verdict the test set is read for n* and the untrained base, or for every cell",
     )
 
     @field_validator("sizes")
@@ -92,7 +107,7 @@ class ScaleStage(Part):
 class BasesStage(Part):
     """Stage 2: which base. Bases × seeds at n*."""
 
-    n: int | None = Field(None, ge=1, description="training examples, instead of stage 1's n*")
+    n: int | None = Field(default=None, ge=1, description="training examples, instead of stage 1's n*")
     seeds: Seeds = [1, 2]
     answer_format: Format = "Q8_0"
 
@@ -100,7 +115,7 @@ class BasesStage(Part):
 class QuantizationStage(Part):
     """Stage 3: which format. Chosen bases × formats."""
 
-    keep: int = Field(1, ge=1, description="how many of stage 2's best bases are quantized")
+    keep: int = Field(default=1, ge=1, description="how many of stage 2's best bases are quantized")
     formats: Annotated[list[Format], Field(min_length=1)] = ["F16", "Q8_0", "Q5_K_M", "Q4_K_M"]
 
     @field_validator("formats")
@@ -122,9 +137,9 @@ class Stages(Part):
 class Limits(Part):
     """What the recommendation must fit. None: no limit."""
 
-    vram_gib: float | None = Field(None, gt=0, description="GPU memory of the machine to deploy on")
-    seconds_per_question: float | None = Field(None, gt=0, description="p95")
-    file_gb: float | None = Field(None, gt=0, description="10^9 bytes")
+    vram_gib: float | None = Field(default=None, gt=0, description="GPU memory of the machine to deploy on")
+    seconds_per_question: float | None = Field(default=None, gt=0, description="p95")
+    file_gb: float | None = Field(default=None, gt=0, description="10^9 bytes")
 
 
 class StudySpec(Part):

@@ -133,17 +133,12 @@ def bases_verdict(cells: Sequence[CellValues], keep: int, missing: Sequence[str]
     missing = sorted({*missing, *lost})
     trained = grouped([c for c in good if c.n is not None], lambda c: c.base)
     untrained = grouped([c for c in good if c.n is None], lambda c: c.base)
-    rows = [
-        _base_row(base, trained.get(base, []), untrained.get(base, []))
-        for base in sorted({*trained, *untrained})
-    ]
+    rows = [_base_row(base, trained.get(base, []), untrained.get(base, [])) for base in sorted({*trained, *untrained})]
     ranked = sorted((row for row in rows if row["score"]), key=_rank)
     pairs = [_pair(trained, a["base"], b["base"]) for a, b in combinations(ranked, 2)]
     chosen = [row["base"] for row in ranked[:keep]]
     silent = _silent([row["score"]["estimate"] for row in ranked])
-    open_pairs = [
-        p for p in pairs if p["a"] in chosen and p["b"] not in chosen and p["relation"] == "undecided"
-    ]
+    open_pairs = [p for p in pairs if p["a"] in chosen and p["b"] not in chosen and p["relation"] == "undecided"]
     undecided = bool(open_pairs) or (silent is not None and len(ranked) > keep)
     decision = {
         "chosen": chosen,
@@ -159,9 +154,7 @@ def bases_verdict(cells: Sequence[CellValues], keep: int, missing: Sequence[str]
         "status": "failed" if not ranked else "undecided" if undecided else "decided",
         "pairs": [{key: p[key] for key in ("a", "b", "relation")} for p in pairs],
         "bench_cannot_tell": silent,
-        "not_ranked": sorted(
-            {label.split(" ", 1)[0] for label in missing if label} - {r["base"] for r in ranked}
-        ),
+        "not_ranked": sorted({label.split(" ", 1)[0] for label in missing if label} - {r["base"] for r in ranked}),
         "parity_failed": _parity_failed(good),
         "missing": missing,
     }

@@ -70,11 +70,7 @@ def _quantization(decision: Json, evidence: Json) -> str:
     formats = evidence["bases"][0]["formats"]
     reference = formats[0]["format"]
     chosen = decision["format"]
-    words = [
-        f"{chosen} ≈ {reference}"
-        if chosen != reference
-        else f"{chosen}: no smaller format is shown equivalent"
-    ]
+    words = [f"{chosen} ≈ {reference}" if chosen != reference else f"{chosen}: no smaller format is shown equivalent"]
     words += [f"{f['format']} undecided{_needs(f)}" for f in formats if f["relation"] == "undecided"]
     words += [f"{f['format']} worse" for f in formats if f["relation"] == "worse"]
     return "; ".join(words) if len(formats) > 1 else f"{chosen}, the only format measured"

@@ -46,18 +46,14 @@ def find_compiler() -> str:
     for name in (os.environ.get("CXX", ""), *COMPILERS):
         if name and shutil.which(name):
             return name
-    raise Missing(
-        "a C++ compiler is missing (llama.cpp is compiled here): apt install g++, or dnf install gcc-c++"
-    )
+    raise Missing("a C++ compiler is missing (llama.cpp is compiled here): apt install g++, or dnf install gcc-c++")
 
 
 def check_disk(folder: Path, needed_gb: float) -> float:
     """Free disk at `folder` in GB (10^9 bytes). Raises Missing when it is less than needed."""
     free = shutil.disk_usage(existing(folder)).free / 1e9
     if free < needed_gb:
-        raise Missing(
-            f"{needed_gb:.0f} GB of free disk are needed at {folder}, {free:.1f} GB are there: free some"
-        )
+        raise Missing(f"{needed_gb:.0f} GB of free disk are needed at {folder}, {free:.1f} GB are there: free some")
     return free
 
 

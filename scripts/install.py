@@ -116,9 +116,7 @@ def constraint(torch: str | None = None) -> list[str]:
     """pip's options that pin every package to its tested version; `torch` replaces that pin."""
     path = ROOT / "constraints.txt"
     if torch:
-        lines = [
-            line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("torch==")
-        ]
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("torch==")]
         path = LOGS / "constraints.txt"
         path.write_text("\n".join([*lines, f"torch=={torch}", ""]), encoding="utf-8")
     return ["-c", str(path)]
@@ -138,9 +136,7 @@ def requirements(extras: list[str]) -> list[str]:
     optional = project["optional-dependencies"]
     unknown = set(extras) - set(optional)
     if unknown:
-        raise checks.Missing(
-            f"no such extra: {', '.join(sorted(unknown))} (there are {', '.join(sorted(optional))})"
-        )
+        raise checks.Missing(f"no such extra: {', '.join(sorted(unknown))} (there are {', '.join(sorted(optional))})")
     wanted = [*project["dependencies"], *(line for extra in extras for line in optional[extra])]
     return [line for line in wanted if not line.startswith("llama-cpp-python")]
 
@@ -322,9 +318,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 def pip_progress(log_text: str) -> str:
     """What pip does now, from its log."""
     words = [
-        line.split()
-        for line in log_text.splitlines()
-        if line.startswith(("Collecting", "Downloading", "Installing"))
+        line.split() for line in log_text.splitlines() if line.startswith(("Collecting", "Downloading", "Installing"))
     ]
     return " ".join(words[-1][:2]).rstrip(":") if words else ""
 
@@ -367,9 +361,7 @@ def last_line(text: str) -> str:
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     """Runs a short command and keeps what it says."""
-    return subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", cwd=ROOT, check=False
-    )
+    return subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", cwd=ROOT, check=False)
 
 
 # The stamp
@@ -393,9 +385,7 @@ def read_stamp() -> dict | None:
 def write_stamp(extras: list[str], torch: str) -> None:
     """Marks the installation as complete, last of all."""
     partial = STAMP.with_suffix(".part")
-    partial.write_text(
-        json.dumps({"fingerprint": fingerprint(), "extras": extras, "torch": torch}), encoding="utf-8"
-    )
+    partial.write_text(json.dumps({"fingerprint": fingerprint(), "extras": extras, "torch": torch}), encoding="utf-8")
     partial.replace(STAMP)
 
 

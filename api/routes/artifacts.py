@@ -18,7 +18,9 @@ router = APIRouter(tags=["artifacts"], dependencies=[Depends(require_admin_or_wo
 @router.post("/artifacts")
 def offer(ctx: Ctx, request: ArtifactOffer) -> ArtifactState:
     """Is this file here? If not, from which byte on is it missing?"""
-    if artifacts.path_of(ctx.artifacts, request.sha).is_file() or request.size == artifacts.offset(ctx.artifacts, request.sha):
+    if artifacts.path_of(ctx.artifacts, request.sha).is_file() or request.size == artifacts.offset(
+        ctx.artifacts, request.sha
+    ):
         # A crash after the last byte or the rename leaves a file that the store does not know yet.
         artifacts.finish(ctx.engine, ctx.artifacts, request.sha, request.size, ctx.now())
         return ArtifactState(have=True, offset=request.size)

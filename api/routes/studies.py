@@ -43,7 +43,9 @@ def _parse_inputs(value: dict[str, Any], spec: StudySpec) -> Inputs:
     try:
         inputs = Inputs.model_validate(value)
     except ValidationError as error:
-        raise SpecError(f"inputs: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}", "Submit with `jsm submit`") from error
+        raise SpecError(
+            f"inputs: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}", "Submit with `jsm submit`"
+        ) from error
     missing = {base.name for base in spec.bases} ^ inputs.bases.keys()
     if missing:
         raise SpecError(f"inputs.bases and the spec's bases differ: {sorted(missing)}", "Submit with `jsm submit`")
@@ -55,7 +57,10 @@ def _require_uploaded(session: Session, inputs: Inputs) -> None:
     files += [sha for base in inputs.bases.values() for sha in base.files.values()]
     absent = set(files) - queries.sizes(session, files).keys()
     if absent:
-        raise SpecError(f"{len(absent)} input files were not uploaded, e.g. {min(absent)}", "Submit with `jsm submit`, which uploads them")
+        raise SpecError(
+            f"{len(absent)} input files were not uploaded, e.g. {min(absent)}",
+            "Submit with `jsm submit`, which uploads them",
+        )
 
 
 @router.get("/studies")
@@ -70,12 +75,20 @@ def show_study(ctx: Ctx, study_id: str) -> dict[str, Any]:
     """One study with its spec, its inputs and its verdicts."""
     with reading(ctx.engine) as session:
         study = queries.find_study(session, study_id)
-        return _summary(session, study) | {"spec": study.spec, "inputs": study.inputs, "verdicts": _verdicts(session, study)}
+        return _summary(session, study) | {
+            "spec": study.spec,
+            "inputs": study.inputs,
+            "verdicts": _verdicts(session, study),
+        }
 
 
 @router.get("/studies/{study_id}/jobs")
 def list_jobs(
-    ctx: Ctx, study_id: str, state: str | None = None, after: str = "", limit: int = Query(PAGE, ge=1, le=PAGE)
+    ctx: Ctx,
+    study_id: str,
+    state: str | None = None,
+    after: str = "",
+    limit: int = Query(PAGE, ge=1, le=PAGE),
 ) -> dict[str, Any]:
     """A page of a study's jobs. `next` is the `after` of the next page, null at the end."""
     with reading(ctx.engine) as session:

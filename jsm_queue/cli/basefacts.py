@@ -1,4 +1,4 @@
-"""What is known of a base model without loading it: family, heads, parameters, size. Evidence, never identity."""
+"""What is known of a base model without loading it: family, heads, parameters, size."""
 
 import json
 import math
@@ -25,7 +25,9 @@ def of_folder(folder: Path) -> BaseFacts:
 def of_hub(info: Any) -> BaseFacts:
     """Facts of a hub repository, from what `HfApi.model_info` answers."""
     tensors = getattr(info, "safetensors", None)
-    sizes = [getattr(file, "size", None) or 0 for file in info.siblings or [] if file.rfilename.endswith(".safetensors")]
+    sizes = [
+        getattr(file, "size", None) or 0 for file in info.siblings or [] if file.rfilename.endswith(".safetensors")
+    ]
     return of_config(getattr(info, "config", None) or {}, getattr(tensors, "total", None), sum(sizes) or None)
 
 

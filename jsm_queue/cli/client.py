@@ -31,9 +31,7 @@ def connect() -> httpx.Client:
 def client(url: str, token: str) -> httpx.Client:
     """A client for the api at `url`. Use it as a context manager."""
     # An HTTP proxy of the environment must not see a token that is meant for the api.
-    return httpx.Client(
-        base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT_S, trust_env=False
-    )
+    return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT_S, trust_env=False)
 
 
 def call(api: httpx.Client, method: str, path: str, **arguments: Any) -> Any:
@@ -77,7 +75,7 @@ def pages(api: httpx.Client, path: str, key: str, **params: Any) -> list[dict[st
 
 
 def upload(api: httpx.Client, sha: str, path: Path) -> bool:
-    """Brings a file to the api, from where a broken upload stopped. Returns False when it was there already."""
+    """Brings a file to the api, from where a broken upload stopped. Returns False when it was there."""
     size = path.stat().st_size
     offer = protocol.ArtifactOffer(sha=sha, size=size).model_dump()
     state = protocol.ArtifactState.model_validate(call(api, "POST", "/v1/artifacts", json=offer))

@@ -1,13 +1,16 @@
 """Where everything that a person reads is printed: one console for output, one for errors."""
 
 import json
+import sys
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+PIPE_WIDTH = 200  # characters a line may have where nobody's terminal limits it
+
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -31,7 +34,7 @@ def print_table(columns: dict[str, str], rows: list[list[str]], empty: str) -> N
 def print_error(message: str, fix: str) -> None:
     """One line on stderr: what is wrong and what to do."""
     tail = f" — {fix}" if fix else ""
-    err.print(f"[bold red]error:[/] {escape(message)}{escape(tail)}", soft_wrap=True)
+    err.print(f"[bold red]error:[/] {escape(message)}{escape(tail)}")
 
 
 def escape(text: str) -> str:

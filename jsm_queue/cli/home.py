@@ -1,11 +1,11 @@
 """The home folder as the CLI sees it: where a running `jsm up` says that it is, and the CLI's token.
 
-    <home>/up.lock          held while `jsm up` runs
-    <home>/endpoint.json    {"api", "flower", "pid"} of the running `jsm up`
-    <home>/stop             written by `jsm down`: `jsm up` ends when it sees it
-    <home>/admin.token      the CLI's token, readable by its owner only
-    <home>/logs/<part>.log  what the parts say
-    <home>/reports/         reports of `jsm report` and `jsm demo`
+<home>/up.lock          held while `jsm up` runs
+<home>/endpoint.json    {"api", "flower", "pid"} of the running `jsm up`
+<home>/stop             written by `jsm down`: `jsm up` ends when it sees it
+<home>/admin.token      the CLI's token, readable by its owner only
+<home>/logs/<part>.log  what the parts say
+<home>/reports/         reports of `jsm report` and `jsm demo`
 """
 
 import json

@@ -17,9 +17,9 @@ STUDY = """\
 name: my-study
 
 data:
-  # Your corpus: question–answer pairs, one JSON object a line with "question" and "answer". Optional:
-  # "id", "category", and "key_facts": what a right answer must contain, each fact a list of accepted spellings.
-  # A .csv with the same columns or a knowledge graph (.yaml, see examples/river/graph.yaml) works too.
+  # Your corpus: question–answer pairs, one JSON object a line with "question" and "answer". Optional: "id",
+  # "category", and "key_facts": what a right answer must contain, each fact a list of accepted spellings.
+  # A .csv with the same columns works too, or a knowledge graph (.yaml, see examples/river/graph.yaml).
   source: data.jsonl
   # Questions that judge the answers, in the same form, best written by hand. Without it the test questions serve.
   # bench: bench.jsonl
@@ -54,7 +54,7 @@ decoding:             # greedy, one setting for all
   max_new_tokens: 256
 
 stages:
-  scale:              # 1: how much data? Sizes of nested subsets × seeds; n* is the smallest not worse than the best
+  scale:              # 1: how much data? n* is the smallest size that is not worse than the best one
     base: qwen2.5-0.5b
     sizes: [6, 12]    # with your data e.g. [250, 500, 1000, 2000]
     seeds: [1, 2, 3]  # seeds are the error bars
@@ -65,13 +65,21 @@ stages:
     keep: 1           # how many of the best bases
     formats: [F16, Q8_0, Q5_K_M, Q4_K_M]
 
-limits: {}            # what the recommendation must fit, e.g. {vram_gib: 8, seconds_per_question: 3, file_gb: 5}
+limits: {}            # what the recommendation must fit: vram_gib, seconds_per_question, file_gb
 """
 
 TOPICS = (
     ("堤防の主な役割は何ですか。", "河川の水が市街地へあふれるのを防ぐことです。", "あふれる"),
-    ("砂防堰堤は何のために造られますか。", "土石流などの土砂を捕捉し、下流の被害を軽減するためです。", "土砂"),
-    ("ダムの洪水調節とは何ですか。", "洪水時に流入水の一部を貯め、下流への放流量を減らすことです。", "放流量"),
+    (
+        "砂防堰堤は何のために造られますか。",
+        "土石流などの土砂を捕捉し、下流の被害を軽減するためです。",
+        "土砂",
+    ),
+    (
+        "ダムの洪水調節とは何ですか。",
+        "洪水時に流入水の一部を貯め、下流への放流量を減らすことです。",
+        "放流量",
+    ),
     ("河床勾配とは何を表しますか。", "河川の縦断方向の川底の傾きを表します。", "傾き"),
     ("水位観測所では何を測りますか。", "河川の水位を継続して測ります。", "水位"),
     ("計画高水位とは何ですか。", "計画高水流量が流れるときの水位です。", "水位"),
@@ -100,7 +108,7 @@ TOPICS = (
     ("地すべり対策の例は何ですか。", "地下水を抜く集水井を設けることです。", "地下水"),
     ("水質調査では何を測りますか。", "水温や濁り、溶けている酸素の量などを測ります。", "酸素"),
 )
-"""question, answer, one key fact: general knowledge of river engineering, enough rows for the sample study to run"""
+"""question, answer, one key fact: general knowledge of river engineering, enough for the sample study"""
 
 
 def run(folder: Path) -> None:
@@ -112,7 +120,7 @@ def run(folder: Path) -> None:
     write_whole(data, sample_data())
     write_whole(study, STUDY)
     console.out.print(f"{study}   the study, commented\n{data}   {len(TOPICS)} sample rows: put your own pairs here")
-    console.out.print(f"Next  jsm plan {study}", soft_wrap=True)
+    console.out.print(f"Next  jsm plan {study}")
 
 
 def sample_data() -> str:

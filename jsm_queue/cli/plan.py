@@ -25,12 +25,12 @@ def run(path: Path, dry_run: bool, as_json: bool) -> None:
         console.print_json(grid)
         return
     for warning in warnings:
-        console.err.print(f"[yellow]warning:[/] {console.escape(warning)}", soft_wrap=True)
+        console.err.print(f"[yellow]warning:[/] {console.escape(warning)}")
     show(grid)
 
 
 def summary(spec: StudySpec, wanted: list[planner.Wanted]) -> dict[str, Any]:
-    """The grid as JSON: per stage its cells and how many jobs of each kind it adds to the stages before it."""
+    """The grid as JSON: per stage its cells, and how many jobs of each kind it adds to those before it."""
     stages, seen = [], set()
     for stage in ("scale", "bases", "quantization"):
         listed = [w for w in wanted if w.stage == stage]
@@ -44,22 +44,22 @@ def summary(spec: StudySpec, wanted: list[planner.Wanted]) -> dict[str, Any]:
 
 
 def show(grid: dict[str, Any]) -> None:
-    """The grid as a table: kinds of job across, stages down."""
-    kinds = [kind for kind in KINDS if any(kind in stage["jobs"] for stage in grid["stages"])]
+    """The grid as a table: stages across, kinds of job down."""
+    stages = grid["stages"]
     console.out.print(f"[bold]PLAN {grid['study']}[/]   {grid['total']} jobs, minutes: unknown until first jobs ran\n")
-    rows = [_row(stage["stage"], str(len(stage["cells"])), stage, kinds) for stage in grid["stages"]]
-    total = {"jobs": dict(sum((Counter(s["jobs"]) for s in grid["stages"]), Counter())), "total": grid["total"]}
-    headings = {"stage": "left", "cells": "right"} | dict.fromkeys([*kinds, "jobs"], "right")
-    console.print_table(headings, [*rows, _row("all", "", total, kinds)], "no jobs")
-    for stage in grid["stages"]:
+    rows = [["cells", *(str(len(stage["cells"])) for stage in stages), ""]]
+    for kind in KINDS:
+        counts = [stage["jobs"].get(kind, 0) for stage in stages]
+        if any(counts):
+            rows.append([kind, *(str(count or "·") for count in counts), str(sum(counts))])
+    rows.append(["jobs", *(str(stage["total"]) for stage in stages), str(grid["total"])])
+    headings = [*(stage["stage"] for stage in stages), "all"]
+    console.print_table({"kind": "left"} | dict.fromkeys(headings, "right"), rows, "no jobs")
+    for stage in stages:
         console.out.print(f"\n[bold]{stage['stage']}[/]")
         for line in cell_lines(stage["cells"]):
             console.out.print(f"  {console.escape(line)}")
     console.out.print(f"\n{grid['assumed']}")
-
-
-def _row(name: str, cells: str, stage: dict[str, Any], kinds: list[str]) -> list[str]:
-    return [name, cells, *(str(stage["jobs"].get(kind, "·")) for kind in kinds), str(stage["total"])]
 
 
 def cell_lines(labels: list[str]) -> list[str]:
@@ -72,15 +72,18 @@ def cell_lines(labels: list[str]) -> list[str]:
 
 
 def _compact(rests: list[str]) -> list[str]:
-    """ "n=125 seed=1", "n=125 seed=2" → "n=125 × seeds 1, 2"; other labels stay."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    """ "n=125 seed=1", "n=125 seed=2" → "n=125 × seeds 1 2"; the same of several formats together."""
+    seeds: dict[tuple[str, str], list[str]] = {}
     for rest in rests:
         head, _, tail = rest.partition(" seed=")
         seed, _, fmt = tail.partition(" ")
-        groups.setdefault((head, fmt), []).append(seed)
-    return [_words(head, fmt, [seed for seed in seeds if seed]) for (head, fmt), seeds in groups.items()]
+        seeds.setdefault((head, fmt), []).append(seed)
+    formats: dict[tuple[str, str], list[str]] = {}
+    for (head, fmt), found in seeds.items():
+        formats.setdefault((head, " ".join(found)), []).append(fmt)
+    return [_words(head, found, " ".join(fmts)) for (head, found), fmts in formats.items()]
 
 
-def _words(head: str, fmt: str, seeds: list[str]) -> str:
-    seeded = f" × seed{'s' if len(seeds) > 1 else ''} {' '.join(seeds)}" if seeds else ""
-    return f"{head}{seeded}{' ' + fmt if fmt else ''}"
+def _words(head: str, seeds: str, formats: str) -> str:
+    seeded = f" × seed{'s' if ' ' in seeds else ''} {seeds}" if seeds else ""
+    return f"{head}{seeded}{' × ' + formats if formats else ''}"

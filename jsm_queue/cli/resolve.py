@@ -1,4 +1,4 @@
-"""A spec's names → content: local files are hashed, hub revisions become commits. What `jsm submit` does first."""
+"""A spec's names → content: local files are hashed, hub revisions become commits. `jsm submit` begins here."""
 
 import importlib.util
 import re
@@ -81,13 +81,19 @@ def _base(
     if path.suffix == ".gguf":
         if not path.is_file():
             missing(ModelError(f"{where}: {path} does not exist", _how_to_get(base)))
-            return BaseRef(form="gguf", files={"model.gguf": content_hash(base.source)}), BaseFacts()
+            return BaseRef(
+                form="gguf", files={"model.gguf": content_hash(base.source)}, chat_template=template
+            ), BaseFacts()
         name = path.name if FILE_NAME.fullmatch(path.name) else "model.gguf"
         reference = BaseRef(form="gguf", files={name: _add(path, files)}, chat_template=template)
         return reference, BaseFacts(bytes=path.stat().st_size)
     if not path.is_dir():
-        missing(ModelError(f"{where}: {path} is neither a folder nor a .gguf file, nor is it a hub id", _how_to_get(base)))
-        return BaseRef(form="folder", files={"config.json": content_hash(base.source)}), BaseFacts()
+        missing(
+            ModelError(f"{where}: {path} is neither a folder nor a .gguf file, nor is it a hub id", _how_to_get(base))
+        )
+        return BaseRef(
+            form="folder", files={"config.json": content_hash(base.source)}, chat_template=template
+        ), BaseFacts()
     members = _model_files(path, where)
     shas = {member.name: _add(member, files) for member in members}
     return BaseRef(form="folder", files=shas, chat_template=template), basefacts.of_folder(path)
@@ -132,7 +138,7 @@ def _model_files(folder: Path, where: str) -> list[Path]:
 
 
 def _chat_template(base: BaseSpec, folder: Path) -> str | None:
-    """The Jinja text that replaces the base's own template. Raises ModelError when there is none of that name."""
+    """The Jinja text that replaces the base's own template. Raises ModelError when there is none."""
     if base.chat_template is None:
         return None
     from jsm_queue.data.templates import TEMPLATES
@@ -155,7 +161,7 @@ def _hub_base(base: BaseSpec, template: str | None, ask_hub: bool) -> tuple[Base
 
 
 def _ask_hub(base: BaseSpec, revision: str) -> tuple[str, BaseFacts]:
-    """The commit of a branch or tag, and what the repository says of its model. Raises ModelError, SetupError."""
+    """The commit of a branch or tag, and what the hub says of its model. Raises ModelError, SetupError."""
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError
@@ -168,7 +174,7 @@ def _ask_hub(base: BaseSpec, revision: str) -> tuple[str, BaseFacts]:
     except HfHubHTTPError as error:
         fix = "Check the id and the revision; a gated model needs an accepted licence and a token (HF_TOKEN)"
         raise ModelError(f"{where} cannot be had from the hub ({_first_line(error)})", fix) from error
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # which HTTP library's errors come through depends on the package's version
         if COMMIT.fullmatch(revision):
             return revision, BaseFacts()  # a commit names its content; workers that have it need no hub
         fix = "Check the network, or give a commit as `revision`"

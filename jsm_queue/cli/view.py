@@ -41,7 +41,7 @@ class Snapshot:
 
 
 def screen(now: Snapshot, reused: int, seconds: float) -> list[Text]:
-    """The whole view: stages so far, what runs, how far it is. `reused`: jobs done before; `seconds`: since the start."""
+    """The whole view: stages so far, what runs, how far it is. `reused`: jobs done before. `seconds`: since then."""
     lines: list[Text] = []
     for stage in now.stages:
         if stage in now.verdicts or stage == now.study["stage"]:
@@ -173,7 +173,11 @@ def finished_line(job: Mapping[str, Any]) -> Text:
 def total_line(now: Snapshot, reused: int, seconds: float) -> Text:
     """How many of the jobs known so far are done."""
     counts = now.study["jobs"]
-    parts = [f"{counts['done']} of {counts['total']} jobs done", f"{counts['active']} running", f"{reused} reused"]
+    parts = [
+        f"{counts['done']} of {counts['total']} jobs done",
+        f"{counts['active']} running",
+        f"{reused} reused",
+    ]
     lost = sum(counts[state] for state in ("failed", "quarantined", "skipped"))
     if lost:
         parts.append(f"{lost} failed or skipped")

@@ -69,7 +69,7 @@ def _say(before: view.Snapshot | None, now: view.Snapshot, reused: int, seconds:
         active = [view.running_line(job) for job in now.jobs if job["state"] == "active"]
         lines = [view.total_line(now, reused, seconds), *active]
     for line in lines:
-        console.out.print(line, soft_wrap=True)
+        console.out.print(line)
     return time.monotonic() if lines else said_at
 
 

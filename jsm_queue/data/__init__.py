@@ -1,1 +1,1 @@
-"""Corpora and datasets: readers, questions from a graph, nested subsets, leakage, key facts. Pure Python, no torch."""
+"""Corpora and datasets: readers, questions from a graph, nested subsets, leakage, key facts. No torch."""

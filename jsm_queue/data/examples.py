@@ -16,10 +16,10 @@ Stratum = Literal["taught", "unseen", ""]
 class Example(BaseModel):
     """A question and its reference answer.
 
-    `key_facts`: what a right answer must contain, each a list of accepted spellings. `stratum`: "taught" when the
-    training data states the facts in other words, "unseen" when it shares none of them, "" when that is not known.
-    `relation`: the relation type of a question made from a graph. `facts`: the triples that answer it, each as
-    "subject relation object"; empty where facts are not known.
+    `key_facts`: what a right answer must contain, each a list of accepted spellings. `stratum`: "taught"
+    when the training data states the facts in other words, "unseen" when it shares none of them, "" when
+    that is not known. `relation`: the relation type of a question made from a graph. `facts`: the triples
+    that answer it, each as "subject relation object"; empty where facts are not known.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -73,9 +73,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror})", "Give the path of a readable file"
-        ) from error
+        raise DataError(f"{path}: cannot be read ({error.strerror})", "Give the path of a readable file") from error
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path.name}: not UTF-8 (byte {error.start})", "Save the file as UTF-8 (in Excel: CSV UTF-8)"

@@ -41,7 +41,7 @@ class Wording(_Part):
 
 
 class RelationType(_Part):
-    """A relation template. `templates` are the wordings for training; `held_out` those for validation and test only."""
+    """A relation template: its wordings for training, and the `held_out` ones for validation and test."""
 
     label: Text
     statement: Text
@@ -105,7 +105,7 @@ class Graph(_Part):
 
 @dataclass(frozen=True)
 class Fact:
-    """All objects of one subject and relation type: the unit that is taught or kept unseen, since one answer lists them."""
+    """All objects of one subject and relation type. One answer lists them: all are taught, or none."""
 
     subject: Entity
     relation: str

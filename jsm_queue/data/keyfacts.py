@@ -8,7 +8,7 @@ TOP_SCORE = 3.0
 
 
 def found_key_facts(answer: str, key_facts: list[list[str]]) -> list[bool]:
-    """For each key fact whether the answer holds one of its spellings (after NFKC and case folding, without spaces)."""
+    """For each key fact: does the answer hold one of its spellings, both in the form of `text.normalize`?"""
     text = normalize(answer)
     return [any(_in(normalize(spelling), text) for spelling in spellings) for spellings in key_facts]
 
@@ -16,9 +16,7 @@ def found_key_facts(answer: str, key_facts: list[list[str]]) -> list[bool]:
 def key_fact_score(answer: str, key_facts: list[list[str]]) -> float:
     """3 × the share of key facts found, from 0 to 3. Raises DataError when there are none to look for."""
     if not key_facts:
-        raise DataError(
-            "an example without key facts cannot be judged by them", "Add a key_facts column to the data"
-        )
+        raise DataError("an example without key facts cannot be judged by them", "Add a key_facts column to the data")
     found = found_key_facts(answer, key_facts)
     return TOP_SCORE * sum(found) / len(found)
 
@@ -26,7 +24,8 @@ def key_fact_score(answer: str, key_facts: list[list[str]]) -> float:
 def key_fact_spans(answer: str, key_facts: list[list[str]]) -> list[tuple[int, int]]:
     """Where a reference answer states its key facts: (start, end) in characters, in order, overlaps merged.
 
-    Of each key fact the first place counts (the longest spelling there), because what follows it only repeats it.
+    Of each key fact the first place counts (the longest spelling there), because what follows it only
+    repeats it.
     """
     text, origins = normalize_with_origins(answer)
     places = [_first_place(text, [normalize(spelling) for spelling in spellings]) for spellings in key_facts]

@@ -32,9 +32,11 @@ def witnesses(source: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
 
 
 def unsupported_numbers(examples: list[Example], stated: Mapping[str, set[str]]) -> dict[str, list[str]]:
-    """Example id → numbers with units that its answer states and that neither its question nor the source does.
+    """Example id → numbers with units that its answer states and that neither its question nor the source
+    does.
 
-    An answer is no witness for itself: where the source is a user's pairs, another pair must state the number.
+    An answer is no witness for itself: where the source is a user's pairs, another pair must state the
+    number.
     """
     found = {
         example.id: sorted(

@@ -35,21 +35,24 @@ class Dataset:
 
 
 def prepare(source: Graph | Pairs, bench: list[Example], options: PrepareOptions) -> Dataset:
-    """The dataset of a corpus. The same for the same input and seed. An empty bench: the test questions serve as bench.
+    """The dataset of a corpus: the same for the same input and seed.
 
-    Raises DataError when the corpus is too small, contradicts the bench, or loses a taught fact to near duplicates.
+    With an empty bench the test questions serve as bench.
+    Raises DataError when the corpus is too small, contradicts the bench, or loses a taught fact to near
+    duplicates.
     """
-    split, unusable = _split(source, bench, options)
+    split, drops = _split(source, bench, options)
+    bench, unusable = drop_unusable(bench, "bench")
     held_out = {"validation": split.validation, "test": split.test} | ({"bench": bench} if bench else {})
     train, leaks = drop_leaks(split.train, held_out, _names(source), options.near_duplicate)
-    _require_taught(train, held_out)
-    dataset = Dataset(train, split.validation, split.test, bench or split.test, {})
-    report = _report(dataset, source, [*unusable, *leaks], options) | {"bench_is_test": not bench}
-    return Dataset(**dataset.splits, report=report)
+    if isinstance(source, Graph):
+        _require_taught(train, held_out)
+    report = _report({"train": train} | held_out, source, [*drops, *unusable, *leaks], options)
+    return Dataset(train, split.validation, split.test, bench or split.test, report)
 
 
 def write_dataset(dataset: Dataset, folder: Path) -> None:
-    """Writes train.jsonl, validation.jsonl, test.jsonl, bench.jsonl and report.json: equal bytes for equal datasets."""
+    """Writes {train,validation,test,bench}.jsonl and report.json: equal bytes for equal datasets."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, examples in dataset.splits.items():
         write_examples(folder / f"{name}.jsonl", examples)
@@ -77,31 +80,27 @@ def _require_taught(train: list[Example], held_out: dict[str, list[Example]]) ->
             lost = set(example.facts) - known
             if example.stratum == "taught" and lost:
                 raise DataError(
-                    f"{split} {example.id}: every training wording of {min(lost)!r} is a near duplicate of a held-out one",
+                    f"{split} {example.id}: every training wording of {min(lost)!r} resembles a held-out one",
                     "Raise data.near_duplicate, or reword the bench or the held_out wordings",
                 )
 
 
 def _report(
-    dataset: Dataset, source: Graph | Pairs, drops: list[Drop], options: PrepareOptions
+    splits: dict[str, list[Example]], source: Graph | Pairs, drops: list[Drop], options: PrepareOptions
 ) -> dict[str, Any]:
-    splits = {name: examples for name, examples in dataset.splits.items() if examples is not dataset.test} | {
-        "test": dataset.test
-    }
     stated = witnesses(_passages(source))
     return {
         "options": asdict(options),
-        "counts": {name: _counts(examples) for name, examples in dataset.splits.items()},
-        "facts": _fact_counts(source, dataset.train),
+        "counts": {name: _counts(examples) for name, examples in splits.items()},
+        "facts": _fact_counts(source, splits["train"]),
         "dropped": {
-            "counts": dict(Counter(drop.reason for drop in drops)),
+            "counts": _sorted_counts(d.reason for d in drops),
             "examples": [asdict(d) for d in drops],
         },
-        "oddities": {name: oddities(examples, options.max_answer_chars) for name, examples in splits.items()},
-        "unsupported_numbers": {
-            name: unsupported_numbers(examples, stated) for name, examples in splits.items()
-        },
+        "oddities": {name: oddities(each, options.max_answer_chars) for name, each in splits.items()},
+        "unsupported_numbers": {name: unsupported_numbers(each, stated) for name, each in splits.items()},
         "ignored_columns": source.ignored if isinstance(source, Pairs) else [],
+        "bench_is_test": "bench" not in splits,
     }
 
 
@@ -131,7 +130,5 @@ def _passages(source: Graph | Pairs) -> list[tuple[str, str]]:
     """The source as (name, text), to look numbers up in."""
     if isinstance(source, Pairs):
         return [(pair.id, f"{pair.question} {pair.answer}") for pair in source.examples]
-    wordings = [wording for each in source.relation_types.values() for wording in each.templates]
-    return [("graph", entity.name) for entity in source.entities] + [
-        ("graph", f"{w.q} {w.a}") for w in wordings
-    ]
+    statements = [each.statement for each in source.relation_types.values()]
+    return [("graph", text) for text in [*_names(source), *statements]]

@@ -41,14 +41,16 @@ class _Row(BaseModel):
     def _spellings(cls, value: Any) -> Any:
         """In a cell "a|b; c" is [[a, b], [c]]; in a list, a plain string is a key fact with one spelling."""
         if isinstance(value, str):
-            return [
-                [s.strip() for s in each.split("|") if s.strip()] for each in value.split(";") if each.strip()
-            ]
-        return (
-            [[each] if isinstance(each, str) else each for each in value]
-            if isinstance(value, list)
-            else value
-        )
+            return [each.split("|") for each in value.split(";")]
+        if isinstance(value, list):
+            return [[each] if isinstance(each, str) else each for each in value]
+        return value
+
+    @field_validator("key_facts")
+    @classmethod
+    def _without_blanks(cls, value: list[list[str]]) -> list[list[str]]:
+        stripped = [[spelling.strip() for spelling in spellings if spelling.strip()] for spellings in value]
+        return [spellings for spellings in stripped if spellings]
 
 
 class _Question(BaseModel):
@@ -75,9 +77,9 @@ class _Bench(BaseModel):
 def read_source(path: Path, suffix: str = "") -> Graph | Pairs:
     """A graph (.yaml), or question–answer pairs (.jsonl, .csv with a header row; UTF-8).
 
-    Pairs have `question` and `answer`, and may have `id`, `category` and `key_facts` (a list of strings or of lists of
-    spellings; in CSV "a|b; c": spellings by "|", key facts by ";"). `suffix` says how to read a file whose name
-    doesn't. Raises DataError that names the line.
+    Pairs have `question` and `answer`, and may have `id`, `category` and `key_facts` (a list of strings or
+    of lists of spellings; in CSV "a|b; c": spellings by "|", key facts by ";"). `suffix` says how to read a
+    file whose name doesn't. Raises DataError that names the line.
     """
     suffix = (suffix or path.suffix).lower()
     if suffix in (".yaml", ".yml"):
@@ -96,9 +98,7 @@ def read_bench(path: Path, suffix: str = "") -> list[Example]:
     try:
         bench = _Bench.model_validate(_yaml(path))
     except ValidationError as error:
-        raise DataError(
-            f"{path.name}: {reasons(error)}", "See examples/river/bench.yaml for the form"
-        ) from error
+        raise DataError(f"{path.name}: {reasons(error)}", "See examples/river/bench.yaml for the form") from error
     _refuse_repeated_ids((f"question {q.id!r}", q.id) for q in bench.questions)
     return [_bench_example(question) for question in bench.questions]
 
@@ -137,9 +137,7 @@ def _pairs(path: Path, suffix: str) -> Pairs:
         raise DataError(f"{path.name}: no question–answer pairs in it", "Give one pair a line")
     examples = [_pair_example(path.name, number, row) for number, row in rows]
     numbered = zip((number for number, _ in rows), examples, rows, strict=True)
-    _refuse_repeated_ids(
-        (f"{path.name}, line {number}", e.id) for number, e, (_, row) in numbered if row.get("id")
-    )
+    _refuse_repeated_ids((f"{path.name}, line {number}", e.id) for number, e, (_, row) in numbered if row.get("id"))
     columns = {key for _, row in rows for key in row}
     return Pairs(examples, sorted(columns - set(_Row.model_fields)))
 
@@ -148,12 +146,14 @@ def _pair_example(file: str, number: int, value: Mapping[str, Any]) -> Example:
     try:
         row = _Row.model_validate(value)
     except ValidationError as error:
-        raise DataError(
-            f"{file}, line {number}: {reasons(error)}", "Each pair needs question and answer"
-        ) from error
-    given = {"question": row.question.strip(), "answer": row.answer.strip()}
+        raise DataError(f"{file}, line {number}: {reasons(error)}", "Each pair needs question and answer") from error
+    question, answer = row.question.strip(), row.answer.strip()
     return Example(
-        id=row.id or content_hash(given)[:12], category=row.category, key_facts=row.key_facts, **given
+        id=row.id or content_hash([question, answer])[:12],
+        question=question,
+        answer=answer,
+        key_facts=row.key_facts,
+        category=row.category,
     )
 
 
@@ -168,9 +168,7 @@ def _jsonl_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
                 "Write one object a line",
             ) from error
         if not isinstance(row, dict):
-            raise DataError(
-                f"{path.name}, line {number}: not a JSON object", 'Write {"question": …, "answer": …}'
-            )
+            raise DataError(f"{path.name}, line {number}: not a JSON object", 'Write {"question": …, "answer": …}')
         rows.append((number, row))
     return rows
 
@@ -188,7 +186,7 @@ def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             rows.append((reader.line_num, {key: cell for key, cell in row.items() if cell is not None}))
     except csv.Error as error:
         raise DataError(
-            f"{path.name}, line {reader.line_num}: {error}", "Save it as CSV with double quotes"
+            f"{path.name}, after line {reader.line_num}: {error}", "Close its double quotes, and double those inside"
         ) from error
     missing = {"question", "answer"} - set(reader.fieldnames or [])
     if missing:
@@ -203,7 +201,5 @@ def _refuse_repeated_ids(named: Iterable[tuple[str, str]]) -> None:
     seen: dict[str, str] = {}
     for where, name in named:
         if name in seen:
-            raise DataError(
-                f"{where}: the id {name!r} is already that of {seen[name]}", "Give each an id of its own"
-            )
+            raise DataError(f"{where}: the id {name!r} is already that of {seen[name]}", "Give each an id of its own")
         seen[name] = where

@@ -1,4 +1,4 @@
-"""How alike two texts are: Jaccard index of their character bigrams, with entity names masked where they are known."""
+"""How alike two texts are: Jaccard index of their character bigrams, entity names masked."""
 
 import re
 from collections import defaultdict
@@ -32,10 +32,10 @@ def jaccard(a: set[str], b: set[str]) -> float:
 
 
 def nearest(texts: list[str], others: list[str], threshold: float) -> dict[int, tuple[int, float]]:
-    """For each text with a bigram Jaccard of at least `threshold` (> 0) to one of the others: its most similar one.
+    """The most similar of the others, for each text whose bigram Jaccard to it is at least `threshold` (> 0).
 
-    Returns text index → (index in others, similarity); the first one of equals. Equals comparing all pairs, but visits
-    only those that share a bigram.
+    Returns text index → (index in others, similarity); of equals the first. Equals comparing all pairs, but
+    visits only those that share a bigram.
     """
     other_bigrams = [bigrams(other) for other in others]
     sizes = np.array([len(each) for each in other_bigrams])  # (O,)
@@ -43,15 +43,16 @@ def nearest(texts: list[str], others: list[str], threshold: float) -> dict[int, 
     for index, each in enumerate(other_bigrams):
         for bigram in each:
             holders[bigram].append(index)
-    best = {text: _best(bigrams(text), holders, sizes) for text in set(texts)}
+    arrays = {bigram: np.array(indices) for bigram, indices in holders.items()}
+    best = {text: _best(bigrams(text), arrays, sizes) for text in set(texts)}
     return {index: best[text] for index, text in enumerate(texts) if best[text][1] >= threshold}
 
 
-def _best(own: set[str], holders: dict[str, list[int]], sizes: np.ndarray) -> tuple[int, float]:
-    shared = [index for bigram in own for index in holders.get(bigram, ())]
+def _best(own: set[str], holders: dict[str, np.ndarray], sizes: np.ndarray) -> tuple[int, float]:
+    shared = [holders[bigram] for bigram in own if bigram in holders]
     if not shared:
         return -1, 0.0
-    overlap = np.bincount(shared, minlength=len(sizes))  # (O,)
+    overlap = np.bincount(np.concatenate(shared), minlength=len(sizes))  # (O,)
     similarity = overlap / (len(own) + sizes - overlap)  # (O,)
     index = int(similarity.argmax())
     return index, float(similarity[index])

@@ -8,12 +8,13 @@ from jsm_queue.errors import DataError
 
 
 def split_pairs(pairs: list[Example], options: PrepareOptions) -> Split:
-    """A seeded split, stratified by category: `options.validation`, then `options.test_unseen`, the rest for training.
+    """A seeded split, stratified by category: `options.validation`, then `options.test_unseen`, the rest
+    for training.
 
-    All held-out examples are of the stratum "unseen": nothing tells which facts two pairs share, a pair is in one
-    split only, and whatever resembles a held-out pair is dropped from training later. So what the test measures is
-    at most the answering of questions that were not taught; "taught" would claim a fact that we have not checked.
-    Raises DataError unless at least half of the pairs remain for training.
+    All held-out examples are of the stratum "unseen": nothing tells which facts two pairs share, a pair is
+    in one split only, and whatever resembles a held-out pair is dropped from training later. So what the
+    test measures is at most the answering of questions that were not taught; "taught" would claim a fact
+    that we have not checked. Raises DataError unless at least half of the pairs remain for training.
     """
     held_out = options.validation + options.test_unseen
     if held_out * 2 > len(pairs):

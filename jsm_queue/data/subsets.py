@@ -1,4 +1,4 @@
-"""Seeded choices: the same for the same seed, whatever the order of the input; and nested, stratified subsets."""
+"""Seeded choices, the same whatever the order of the input; and nested, stratified subsets."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -35,9 +35,9 @@ def subset(examples: list[Example], n: int, seed: int) -> list[Example]:
 def stratified(items: Iterable[T], seed: int, name: Callable[[T], str], group: Callable[[T], str]) -> list[T]:
     """All items in a seeded order whose every prefix has within one item of each group's share.
 
-    Random within a group. Which group comes next: of those that may have one more without getting ahead by a whole
-    item, the one that would fall behind first (Tijdeman, "The chairman assignment problem", 1980: then no group is
-    ever off its share by more than 1 - 1/(2k - 2), k groups).
+    Random within a group. Which group comes next: of those that may have one more without getting ahead by
+    a whole item, the one that would fall behind first (Tijdeman, "The chairman assignment problem", 1980:
+    then no group is ever off its share by more than 1 - 1/(2k - 2), k groups).
     """
     queues: dict[str, list[T]] = defaultdict(list)
     for item in sorted(items, key=lambda item: seeded_rank(seed, name(item)), reverse=True):
@@ -48,14 +48,12 @@ def stratified(items: Iterable[T], seed: int, name: Callable[[T], str], group: C
 
 
 def _turns(sizes: dict[str, int], ties: list[str]) -> list[str]:
-    """Whose turn it is at each step; `ties` decides between equals. In integers: lags are in units of 1/(total·slack)."""
+    """Whose turn it is at each step; `ties` decides between equals. Lags are in units of 1/(total·slack)."""
     total, slack = sum(sizes.values()), max(2 * len(sizes) - 2, 1)
     taken: Counter[str] = Counter()
     turns: list[str] = []
     for step in range(1, total + 1):
-        lags = {
-            key: slack * (sizes[key] * step - total * taken[key]) for key in ties if taken[key] < sizes[key]
-        }
+        lags = {key: slack * (sizes[key] * step - total * taken[key]) for key in ties if taken[key] < sizes[key]}
         may_go = [key for key, lag in lags.items() if lag >= total] or list(lags)
         turn = min(may_go, key=lambda key: ((slack - 1) * total - lags[key]) / sizes[key])
         taken[turn] += 1

@@ -33,34 +33,30 @@ class _Form:
 def split_graph(graph: Graph, bench: list[Example], options: PrepareOptions) -> Split:
     """Training, validation and test examples of a graph.
 
-    `options.test_unseen` facts, chosen by the seed and stratified by relation, are never taught; among them are those
-    that the bench names as unseen, while those it names as taught are always taught. All other facts are taught in
-    every training wording. Validation asks taught facts in the first half of the held-out wordings; the test asks
-    taught and unseen facts in the second half. A fact is asked once before any is asked twice.
+    `options.test_unseen` facts, chosen by the seed and stratified by relation, are never taught; among them
+    are those that the bench names as unseen, while those it names as taught are always taught. All other
+    facts are taught in every training wording. Validation asks taught facts in the first half of the
+    held-out wordings; the test asks taught and unseen facts in the second half. A fact is asked once before
+    any is asked twice.
+
     Raises DataError when the graph is too small for that, or the bench contradicts it.
     """
     unseen, taught = _divide(facts(graph), bench, options)
     return Split(
-        train=[
-            _example(graph, fact, form, "taught") for fact in taught for form in _taught_forms(graph, fact)
-        ],
+        train=[_example(fact, form, "taught") for fact in taught for form in _taught_forms(graph, fact)],
         validation=_asked(graph, taught, 0, options.validation, "taught", options.seed),
         test=_asked(graph, taught, 1, options.test_taught, "taught", options.seed)
         + _asked(graph, unseen, 1, options.test_unseen, "unseen", options.seed),
     )
 
 
-def _divide(
-    all_facts: list[Fact], bench: list[Example], options: PrepareOptions
-) -> tuple[list[Fact], list[Fact]]:
+def _divide(all_facts: list[Fact], bench: list[Example], options: PrepareOptions) -> tuple[list[Fact], list[Fact]]:
     """The facts never taught (in the order in which the test takes them), and the taught ones."""
     never = _named(all_facts, bench, "unseen")
     always = _named(all_facts, bench, "taught")
     both = sorted({fact.name for fact in never} & {fact.name for fact in always})
     if both:
-        raise DataError(
-            f"the bench names the fact {both[0]!r} as taught and as unseen", "Correct one of its strata"
-        )
+        raise DataError(f"the bench names the fact {both[0]!r} as taught and as unseen", "Correct one of its strata")
     most = int(len(all_facts) * MAX_UNSEEN_SHARE)
     if max(options.test_unseen, len(never)) > most:
         raise DataError(
@@ -76,7 +72,7 @@ def _divide(
 
 
 def _named(all_facts: list[Fact], bench: list[Example], stratum: Stratum) -> list[Fact]:
-    """The facts that the bench's questions of that stratum rest on. Raises DataError when a taught one is unknown."""
+    """The facts of the bench's questions of that stratum. Raises DataError when a taught one is unknown."""
     triples = {triple for example in bench if example.stratum == stratum for triple in example.facts}
     known = {triple for fact in all_facts for triple in fact.triples}
     if stratum == "taught" and triples - known:
@@ -88,12 +84,12 @@ def _named(all_facts: list[Fact], bench: list[Example], stratum: Stratum) -> lis
 
 
 def _asked(graph: Graph, asked: list[Fact], half: int, n: int, stratum: Stratum, seed: int) -> list[Example]:
-    """n examples in the held-out wordings of that half, stratified by relation, every fact once before any twice."""
+    """n examples in that half of the held-out wordings, stratified, each fact once before any twice."""
     order = stratified(asked, seed, lambda fact: f"{half} {fact.name}", lambda fact: fact.relation)
     forms = {fact.name: _held_out_forms(graph, fact, half, seed) for fact in order}
     rounds = range(max((len(each) for each in forms.values()), default=0))
     examples = [
-        _example(graph, fact, forms[fact.name][turn], stratum)
+        _example(fact, forms[fact.name][turn], stratum)
         for turn in rounds
         for fact in order
         if turn < len(forms[fact.name])
@@ -120,7 +116,7 @@ def _held_out_forms(graph: Graph, fact: Fact, half: int, seed: int) -> list[_For
     return sorted(mine, key=lambda form: seeded_rank(seed, f"{fact.name} {form.name}"))
 
 
-def _example(graph: Graph, fact: Fact, form: _Form, stratum: Stratum) -> Example:
+def _example(fact: Fact, form: _Form, stratum: Stratum) -> Example:
     listed = "、".join(each.name for each in fact.objects)
     return Example(
         id=f"{fact.name}.{form.name}",

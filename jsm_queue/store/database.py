@@ -30,7 +30,10 @@ def open_store(url: str) -> Engine:
             SQLModel.metadata.create_all(connection, tables=[t.__table__ for t in _all_tables()])  # type: ignore[attr-defined]
             views.create(connection)
     except OperationalError as error:
-        raise SetupError(f"The store at {engine.url!r} cannot be opened ({error.orig})", "Check JSM_HOME and JSM_DATABASE_URL") from error
+        raise SetupError(
+            f"The store at {engine.url!r} cannot be opened ({error.orig})",
+            "Check JSM_HOME and JSM_DATABASE_URL",
+        ) from error
     return engine
 
 
@@ -40,7 +43,12 @@ def _all_tables() -> list[type[SQLModel]]:
 
 def _configure_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # we send BEGIN ourselves
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}"):
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "foreign_keys=ON",
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+    ):
         connection.execute(f"PRAGMA {pragma}")
 
 
@@ -60,7 +68,10 @@ def reading(engine: Engine) -> Iterator[Session]:
 @contextmanager
 def writing(engine: Engine) -> Iterator[Session]:
     """A write transaction, committed at the end of the block; rolled back when it raises. Keep I/O out of it."""
-    with Session(engine.execution_options(jsm_write=True), expire_on_commit=False) as session, session.begin():
+    with (
+        Session(engine.execution_options(jsm_write=True), expire_on_commit=False) as session,
+        session.begin(),
+    ):
         yield session
 
 

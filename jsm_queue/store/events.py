@@ -21,6 +21,11 @@ def log(
 ) -> None:
     """Add an event. Its number comes from a counter row, so the order of numbers is the order of commits."""
     insert_or_ignore(session, Counter(name="event", value=0))
-    bump = update(Counter).where(col(Counter.name) == "event").values(value=Counter.value + 1).returning(col(Counter.value))
+    bump = (
+        update(Counter)
+        .where(col(Counter.name) == "event")
+        .values(value=Counter.value + 1)
+        .returning(col(Counter.value))
+    )
     seq = int(session.connection().execute(bump).scalar_one())
     session.add(Event(seq=seq, at=now, what=what, study=study, job=job, attempt=attempt, worker=worker, data=data))

@@ -42,18 +42,24 @@ def studies(session: Session, state: str | None = None) -> list[t.Study]:
 
 def job_states(session: Session, study: str) -> dict[str, str]:
     """Job id → state, of all jobs that a study lists."""
-    query = select(t.Job.id, t.Job.state).where(col(t.Job.id).in_(select(t.StudyJob.job).where(t.StudyJob.study == study)))
+    query = select(t.Job.id, t.Job.state).where(
+        col(t.Job.id).in_(select(t.StudyJob.job).where(t.StudyJob.study == study))
+    )
     return dict(session.exec(query).all())
 
 
 def job_counts(session: Session, study: str) -> dict[str, int]:
-    """How many of a study's jobs are in each state, how many there are, and how many were done before it listed them."""
+    """How many of a study's jobs are in each state, in all, and were done before it listed them."""
     listed = select(t.StudyJob.job, func.max(t.StudyJob.reused).label("reused")).where(t.StudyJob.study == study)
     jobs = listed.group_by(col(t.StudyJob.job)).subquery()
     query = (
-        select(t.Job.state, func.count(), func.sum(jobs.c.reused)).join(jobs, jobs.c.job == t.Job.id).group_by(t.Job.state)
+        select(t.Job.state, func.count(), func.sum(jobs.c.reused))
+        .join(jobs, jobs.c.job == t.Job.id)
+        .group_by(t.Job.state)
     )
-    counts = dict.fromkeys(("waiting", "ready", "active", "done", "failed", "quarantined", "skipped"), 0)
+    counts: dict[str, int] = dict.fromkeys(
+        ("waiting", "ready", "active", "done", "failed", "quarantined", "skipped"), 0
+    )
     reused = 0
     for state, count, old in session.exec(query).all():
         counts[state] = count
@@ -79,7 +85,9 @@ def current_stage(session: Session, study: t.Study) -> str:
     return next((stage for stage in order if stage not in decided), "ended")
 
 
-def job_rows(session: Session, study: str, state: str | None = None, after: str = "", limit: int = 1000) -> list[dict[str, Any]]:
+def job_rows(
+    session: Session, study: str, state: str | None = None, after: str = "", limit: int = 1000
+) -> list[dict[str, Any]]:
     """A page of a study's jobs, one row a job (its first listing), with its latest attempt, in the order of ids."""
     query = (
         select(t.Job, func.min(t.StudyJob.stage), func.min(t.StudyJob.cell), func.max(t.StudyJob.reused))
@@ -148,8 +156,10 @@ def cell_metrics(session: Session, study: str) -> dict[tuple[str, str], dict[str
     return dict(found)
 
 
-def cell_records(session: Session, study: str, stage: str, kind: str, split: str, names: Iterable[str]) -> list[Row[Any]]:
-    """Rows (cell, base, n, seed, format, item, name, value) of a stage's done jobs of a kind, on a split of the dataset."""
+def cell_records(
+    session: Session, study: str, stage: str, kind: str, split: str, names: Iterable[str]
+) -> list[Row[Any]]:
+    """Rows (cell, base, n, seed, format, item, name, value) of a stage's done jobs of a kind, on a split."""
     query = (
         select(  # type: ignore[call-overload]
             t.StudyJob.cell, t.StudyJob.base, t.StudyJob.n, t.StudyJob.seed, t.StudyJob.format,
@@ -250,16 +260,23 @@ def last_event(session: Session) -> int:
 
 def first_listing(session: Session, job: str) -> t.StudyJob:
     """One listing of a job, the same each time. Raises when no study lists it."""
-    query = select(t.StudyJob).where(t.StudyJob.job == job).order_by(t.StudyJob.study, t.StudyJob.stage, t.StudyJob.cell)
+    query = (
+        select(t.StudyJob).where(t.StudyJob.job == job).order_by(t.StudyJob.study, t.StudyJob.stage, t.StudyJob.cell)
+    )
     return session.exec(query.limit(1)).one()
 
 
 def desired(session: Session, worker: str) -> dict[str, str]:
     """Attempt → "run" or "stop", of the attempts in the worker's open runs: stop what no running study wants."""
-    wanted = select(t.StudyJob.job).join(t.Study, col(t.Study.id) == col(t.StudyJob.study)).where(t.Study.state == "running")
+    wanted = (
+        select(t.StudyJob.job).join(t.Study, col(t.Study.id) == col(t.StudyJob.study)).where(t.Study.state == "running")
+    )
     query = (
         select(t.Attempt.id, t.Attempt.state, col(t.Attempt.job).in_(wanted))
         .join(t.Run, col(t.Run.id) == col(t.Attempt.run))
         .where(t.Run.worker == worker, t.Run.state != "closed")
     )
-    return {attempt: "run" if state in t.LIVE and is_wanted else "stop" for attempt, state, is_wanted in session.exec(query).all()}
+    return {
+        attempt: "run" if state in t.LIVE and is_wanted else "stop"
+        for attempt, state, is_wanted in session.exec(query).all()
+    }

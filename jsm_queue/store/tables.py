@@ -31,7 +31,7 @@ class Study(SQLModel, table=True):
 class StudyJob(SQLModel, table=True):
     """Which cell of which stage a study wants a job for. `reused`: it was done before the study listed it."""
 
-    __tablename__ = "study_job"
+    __tablename__ = "study_job"  # type: ignore[assignment]
     study: str = Field(primary_key=True, foreign_key="study.id")
     job: str = Field(primary_key=True, foreign_key="job.id", index=True)
     stage: str = Field(primary_key=True)
@@ -46,7 +46,7 @@ class StudyJob(SQLModel, table=True):
 class VerdictRow(SQLModel, table=True):
     """What a stage decided, written once per look."""
 
-    __tablename__ = "verdict"
+    __tablename__ = "verdict"  # type: ignore[assignment]
     study: str = Field(primary_key=True, foreign_key="study.id")
     stage: str = Field(primary_key=True)
     look: int = Field(primary_key=True)
@@ -73,14 +73,14 @@ class Job(SQLModel, table=True):
 class JobNeed(SQLModel, table=True):
     """Job `job` needs the result of job `needs`, under the name `name`."""
 
-    __tablename__ = "job_need"
+    __tablename__ = "job_need"  # type: ignore[assignment]
     job: str = Field(primary_key=True, foreign_key="job.id")
     name: str = Field(primary_key=True)
     needs: str = Field(foreign_key="job.id", index=True)
 
 
 class Worker(SQLModel, table=True):
-    """One machine of the pool. `boot_id` names its session; `control_rev` grows when a desired state may have changed."""
+    """One machine of the pool. `boot_id`: its session; `control_rev` grows when a desired state may have changed."""
 
     id: str = Field(primary_key=True)
     name: str
@@ -171,7 +171,7 @@ class Artifact(SQLModel, table=True):
 class ArtifactRef(SQLModel, table=True):
     """Job `job` delivered artifact `sha` in role `role`."""
 
-    __tablename__ = "artifact_ref"
+    __tablename__ = "artifact_ref"  # type: ignore[assignment]
     job: str = Field(primary_key=True, foreign_key="job.id")
     role: str = Field(primary_key=True)
     sha: str = Field(foreign_key="artifact.sha")

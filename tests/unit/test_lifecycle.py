@@ -62,7 +62,13 @@ def start(engine: Engine, job: JobDraft, worker: str = "w0", attempt: str = "a0"
     with writing(engine) as s:
         assert lifecycle.offer(s, Offer(job.id, job.kind, worker, 0), "r" + attempt, attempt, now)
         boot = s.get_one(t.Worker, worker).boot_id or ""
-        lifecycle.claim(s, "r" + attempt, s.get_one(t.Worker, worker), protocol.ClaimRequest(boot_id=boot, delivery="d0" * 8), now)
+        lifecycle.claim(
+            s,
+            "r" + attempt,
+            s.get_one(t.Worker, worker),
+            protocol.ClaimRequest(boot_id=boot, delivery="d0" * 8),
+            now,
+        )
     return attempt
 
 

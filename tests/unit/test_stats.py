@@ -13,11 +13,11 @@ def test_equal_inputs_give_equal_bits_and_the_draws_never_change():
     first = stats.mean_interval(values)
     stats._cached_draws.cache_clear()
     assert stats.mean_interval(values) == first
-    # The first draws for 24 examples, written down: another generator or numpy would change every stored verdict.
+    # The first draws, written down: with others the same records would give other verdict bytes.
     assert next(iter(stats._make_draws(24)))[0, :8].tolist() == FIRST_DRAWS
 
 
-FIRST_DRAWS = [0, 0, 0, 0, 0, 0, 0, 0]
+FIRST_DRAWS = [23, 14, 21, 20, 16, 21, 14, 11]
 
 
 def test_interval_of_a_mean_is_close_to_the_normal_one():

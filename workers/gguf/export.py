@@ -105,7 +105,7 @@ def _data(planned: Planned, weights: tensors.Weights, shape: ModelShape, lora: t
     if not np.isfinite(data).all():
         raise ModelError(f"{planned.source} holds values beyond F16's 65 504", "This base cannot be exported as F16")
     heads = _rotated_heads(planned.source, shape)
-    return data
+    return tensors.interleave(data, heads) if heads else data
 
 
 def _rotated_heads(source: str, shape: ModelShape) -> int:

@@ -6,11 +6,11 @@ from typing import Literal
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config
 
 from workers.gguf.tokenizer import LLAMA3_REGEX, QWEN2_REGEX
 
-Family = Literal["llama", "qwen2"]
+Family = Literal["llama", "mistral", "qwen2", "qwen3"]
 
 HIDDEN = 256
 """One block of a k-quant, so that every format applies to every matrix."""
@@ -50,8 +50,8 @@ LLAMA3_ROPE = {
 def save_base(folder: Path, family: Family, seed: int = 0, hidden: int = HIDDEN) -> Path:
     """A two-layer model in bfloat16 with its tokenizer and chat template; returns the folder."""
     torch.manual_seed(seed)
-    tokenizer = _llama_tokenizer() if family == "llama" else _qwen2_tokenizer()
-    common = {
+    tokenizer = _llama_tokenizer() if family in ("llama", "mistral") else _qwen2_tokenizer()
+    shape = {
         "vocab_size": VOCAB,
         "hidden_size": hidden,
         "intermediate_size": 2 * hidden,
@@ -64,10 +64,12 @@ def save_base(folder: Path, family: Family, seed: int = 0, hidden: int = HIDDEN)
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
-    if family == "llama":
-        config = LlamaConfig(**common, rope_parameters=LLAMA3_ROPE, tie_word_embeddings=False)
-    else:
-        config = Qwen2Config(**common, tie_word_embeddings=True)
+    config = {
+        "llama": LlamaConfig(**shape, rope_parameters=LLAMA3_ROPE, tie_word_embeddings=False),
+        "mistral": MistralConfig(**shape, tie_word_embeddings=False),
+        "qwen2": Qwen2Config(**shape, tie_word_embeddings=True),
+        "qwen3": Qwen3Config(**shape, head_dim=64, tie_word_embeddings=True),
+    }[family]
     model = AutoModelForCausalLM.from_config(config)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):  # zero by default, and then no test would miss it

@@ -5,6 +5,7 @@ rows of their own length, so that little is padding.
 """
 
 import multiprocessing
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -100,6 +101,7 @@ _source: Source | None = None  # of this process: sent once, not with every step
 
 def _start(plan: Plan, tokenizer: PreTrainedTokenizerFast, form: ChatFormat) -> None:
     global _source
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes fill the cores already
     _source = Source(plan, read_corpus(), tokenizer, form)
 
 

@@ -1,0 +1,102 @@
+"""`jsm demo`: a pool on this machine, the example study through all its stages, and its report."""
+
+import importlib.util
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from jsm_queue import planner
+from jsm_queue.cli import client, console, studies, up, view, watch
+from jsm_queue.cli.home import home
+from jsm_queue.errors import SetupError
+from jsm_queue.kinds import Inputs
+from jsm_queue.spec import parse_spec
+
+SPEC = Path("examples/river/study.yaml")
+
+
+def run(keep: bool) -> int:
+    """Runs the demo. Returns the exit status: 1 when a job failed or nothing could be recommended."""
+    started = time.monotonic()
+    spec = find_spec()
+    try:
+        if up.is_locked(home()):
+            console.out.print(f"using the jsm that runs on {home()}")
+            with client.connect() as api:
+                return study(api, spec, started)
+        with up.running(home()) as pool, pool.connect() as api:
+            status = study(api, spec, started, pool)
+            if keep:
+                tell_kept(pool)
+                up.stay(pool)
+            return status
+    except KeyboardInterrupt:
+        console.out.print("stopped; the next `jsm demo` goes on where it was")
+        return 130
+    return 0
+
+
+def find_spec() -> Path:
+    """The example study of the source tree. Raises SetupError where there is none."""
+    package = importlib.util.find_spec("jsm_queue")
+    root = Path(package.origin).parent.parent if package and package.origin else Path()
+    for folder in (Path(), root):
+        if (folder / SPEC).is_file():
+            return folder / SPEC
+    raise SetupError(f"{SPEC} is not here", "Run `jsm demo` in a clone of the project, or your own data: `jsm init`")
+
+
+def study(api: httpx.Client, spec: Path, started: float, pool: up.Pool | None = None) -> int:
+    """Submits the study, follows it to its end, writes its report. Starts worker and Flower where needed."""
+    answer = studies.send(api, spec, quiet=True)
+    first = watch.look(api, answer["id"])
+    console.out.print(plan_line(first))
+    if pool and first.study["state"] == "running":
+        pool.start_flower()
+        pool.start_worker()
+        console.out.print(f"api {pool.api_url}   Flower {pool.flower_url}")
+        up.wait_for_worker(pool, console.out.print)
+    tick: Callable[[], None] = pool.tick if pool else lambda: None
+    last = watch.follow(api, answer["id"], tick)
+    return finish(api, last, watch.tally(first, last), time.monotonic() - started)
+
+
+def plan_line(now: view.Snapshot) -> str:
+    """How many jobs the study will have, and how many are done already."""
+    study = now.study
+    wanted = planner.preview(parse_spec(study["spec"]), Inputs.model_validate(study["inputs"]))
+    total = len({w.job.id for w in wanted})
+    done = study["jobs"]["done"]
+    already = f", {done} done already" if done else ""
+    return f"[bold]PLAN {study['name']}[/]   about {total} jobs{already}   study {study['id'][: studies.SHORT]}"
+
+
+def finish(api: httpx.Client, last: view.Snapshot, tally: dict[str, int], seconds: float) -> int:
+    """The last lines: what to deploy, where the report is, what ran and what was reused."""
+    path = studies.write_report(api, dict(last.study), None)
+    report = client.call(api, "GET", f"/v1/studies/{last.study['id']}/report", params={"format": "json"})
+    recommendation = report["recommendation"] or {}
+    console.out.print(f"[bold]RECOMMENDATION[/]  {console.escape(recommendation.get('sentence', 'none'))}")
+    for caveat in recommendation.get("caveats", []):
+        console.out.print(f"  {console.escape(caveat)}")
+    ran = f"{tally['run']} run, {tally['reused']} reused, {console.duration(seconds)}"
+    console.out.print(f"Report  {path}    {ran}    Next  jsm init · jsm demo --keep")
+    return 1 if went_wrong(last, recommendation) else 0
+
+
+def went_wrong(last: view.Snapshot, recommendation: dict[str, Any]) -> bool:
+    """Did a job fail, was the study cancelled, or was nothing measured that could be recommended?"""
+    counts = last.study["jobs"]
+    lost = counts["failed"] + counts["quarantined"] + counts["skipped"]
+    return bool(lost) or last.study["state"] != "ended" or recommendation.get("status") == "none"
+
+
+def tell_kept(pool: up.Pool) -> None:
+    """What stays up after `--keep`."""
+    if pool.flower_url is None:
+        pool.start_flower()
+    console.out.print("kept running until Ctrl-C or `jsm down`:")
+    up.tell(pool)

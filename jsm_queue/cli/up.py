@@ -1,0 +1,324 @@
+"""`jsm up` and `jsm down`: everything that a pool needs, on this machine, from one command.
+
+<home>/up.lock      an SQLite file that a running `jsm up` holds locked; the system lets go when it dies
+<home>/ports.json   the ports of the last start: the same again where they are free
+<home>/valkey/      the embedded Valkey's password
+<home>/worker/      the local worker's own folder
+"""
+
+import json
+import os
+import platform
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from jsm_queue import broker, processes
+from jsm_queue.cli import client, console
+from jsm_queue.cli.home import (
+    Endpoint,
+    home,
+    read_endpoint,
+    read_token,
+    write_endpoint,
+    write_secret,
+    write_whole,
+)
+from jsm_queue.cli.supervisor import Supervisor
+from jsm_queue.errors import SetupError
+from jsm_queue.settings import Settings, settings
+
+TICK_S = 0.5  # between two looks at the parts
+START_S = 60.0  # until the api answers or a worker is seen: importing takes seconds on a slow disk
+DOWN_S = 30.0  # what `jsm down` waits before it kills
+DEFAULT_PORTS = {"api": 8080, "flower": 5555, "valkey": 6379}
+LOOPBACK = "127.0.0.1"
+
+
+class Stopped(Exception):
+    """`jsm down` asked this `jsm up` to end."""
+
+
+@dataclass
+class Pool:
+    """The parts that run for one home folder, and how to reach them."""
+
+    home: Path
+    supervisor: Supervisor
+    env: Mapping[str, str]
+    ports: Mapping[str, int]
+    api_url: str
+    token: str
+    flower_url: str | None = None
+
+    def tick(self) -> None:
+        """Look after the parts. Raises Stopped after `jsm down`."""
+        self.supervisor.tick()
+        if (self.home / "stop").exists():
+            raise Stopped
+
+    def connect(self) -> httpx.Client:
+        """A client for this pool's api."""
+        return client.client(self.api_url, self.token)
+
+    def start_worker(self) -> None:
+        """Start the local worker."""
+        with self.connect() as api:
+            invite = client.call(api, "POST", "/v1/workers/invites")["invite"]
+        folder = self.home / "worker"
+        name = f"{platform.node() or 'local'}"[:64]
+        argv = [
+            sys.executable,
+            "-m",
+            "workers.agent",
+            "--home",
+            str(folder),
+            "--api",
+            self.api_url,
+            "--name",
+            name,
+        ]
+        self._start("worker", [*argv, "--invite", invite])
+
+    def start_flower(self) -> None:
+        """Start Flower, which only watches: read-only, on loopback, without a task history on disk."""
+        port = self.ports["flower"]
+        argv = [sys.executable, "-m", "celery", "-A", "jsm_queue.monitor", "flower", f"--address={LOOPBACK}"]
+        argv += [f"--port={port}", "--enable_events=False", "--read_only=True", "--max_tasks=20000"]
+        self._start("flower", [*argv, "--tasks_columns=name,args,kwargs,state,received,runtime,worker"])
+        self.flower_url = f"http://{LOOPBACK}:{port}"
+        write_endpoint(self.home, Endpoint(self.api_url, self.flower_url, os.getpid()))
+
+    def start_api(self) -> None:
+        """Start the api and wait until it answers."""
+        part = self._start("api", [sys.executable, "-m", "api"])
+        self.supervisor.wait_until(part, lambda: is_healthy(self.api_url), START_S)
+        write_endpoint(self.home, Endpoint(self.api_url, None, os.getpid()))
+
+    def start_valkey(self) -> None:
+        """Start the embedded Valkey, on a port that its clients keep across its restarts."""
+        log, folder, port = self.supervisor.logs / "valkey.log", self.home / "valkey", self.ports["valkey"]
+        self.supervisor.start("valkey", lambda: broker.start_valkey(folder, port, log))
+
+    def _start(self, name: str, argv: list[str]):
+        log = self.supervisor.logs / f"{name}.log"
+        return self.supervisor.start(name, lambda: processes.spawn(argv, log, env=self.env))
+
+
+def run() -> None:
+    """`jsm up`: start everything and look after it until Ctrl-C, SIGTERM or `jsm down`."""
+    try:
+        with running(home()) as pool:
+            pool.start_worker()
+            pool.start_flower()
+            tell(pool)
+            stay(pool)
+    except KeyboardInterrupt:
+        console.out.print("stopped; `jsm up` goes on where it was")
+
+
+def tell(pool: Pool) -> None:
+    """Where everything is."""
+    console.out.print(f"api     {pool.api_url}   (paths: {pool.api_url}/docs)")
+    if pool.flower_url:
+        console.out.print(f"Flower  {pool.flower_url}")
+    console.out.print(f"home    {pool.home}   (store, artifacts, token, logs)")
+    console.out.print("Next    jsm init · jsm submit STUDY.yaml --watch · jsm down (or Ctrl-C)")
+
+
+def stay(pool: Pool) -> None:
+    """Look after the parts until someone stops us."""
+    while True:
+        pool.tick()
+        time.sleep(TICK_S)
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Pool]:
+    """Store, queue and api of a home folder, ended when the block is left, also by Ctrl-C, SIGTERM or `jsm down`.
+
+    Raises SetupError when the home folder is in use or a part does not come up.
+    """
+    config = settings()
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder), interruptible():
+        (folder / "stop").unlink(missing_ok=True)
+        supervisor = Supervisor(folder, lambda line: console.err.print(f"[yellow]{console.escape(line)}[/]"))
+        supervisor.end_leftovers()
+        try:
+            yield _start(config, folder, supervisor)
+        except Stopped:
+            console.out.print("stopped by `jsm down`")
+        finally:
+            with uninterrupted():
+                (folder / "endpoint.json").unlink(missing_ok=True)
+                supervisor.stop()
+
+
+def _start(config: Settings, folder: Path, supervisor: Supervisor) -> Pool:
+    ports = choose_ports(config, folder)
+    embedded = config.broker_url is None
+    broker_url = config.broker_url or broker.valkey_url(folder / "valkey", ports["valkey"])
+    env = {
+        "JSM_HOME": str(folder),
+        "JSM_API_PORT": str(ports["api"]),
+        "JSM_BROKER_URL": broker_url,
+        "JSM_DATABASE_URL": config.store_url,
+    }
+    host = LOOPBACK if config.host in ("0.0.0.0", "::") else config.host
+    pool = Pool(folder, supervisor, env, ports, f"http://{host}:{ports['api']}", admin_token(config, folder))
+    if embedded:
+        pool.start_valkey()
+    pool.start_api()
+    store = "SQLite" if config.store_url.startswith("sqlite") else config.store_url.partition(":")[0]
+    console.out.print(
+        f"store {store} · queue {'Valkey' if embedded else 'your broker'} · log files in {supervisor.logs}",
+    )
+    return pool
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the home folder. Raises SetupError when another `jsm up` or `jsm demo` does."""
+    with closing(sqlite3.connect(folder / "up.lock", timeout=0, isolation_level=None)) as lock:
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            endpoint = read_endpoint(folder)
+            where = f" at {endpoint.api} (process {endpoint.pid})" if endpoint else ""
+            raise SetupError(
+                f"{folder} is in use: jsm runs there already{where}", "Use it, or `jsm down` first"
+            ) from error
+        yield
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM and a closed terminal end us as Ctrl-C does."""
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), signal.default_int_handler) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """A second Ctrl-C does not leave processes behind."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def choose_ports(config: Settings, folder: Path) -> dict[str, int]:
+    """Ports for api, Flower and Valkey: what the settings tell, else the last ones, else free ones.
+
+    Raises SetupError when a port that the settings tell is taken.
+    """
+    told = {"api": config.api_port, "flower": config.flower_port, "valkey": 0}
+    ports: dict[str, int] = {}
+    for name, last in (DEFAULT_PORTS | last_ports(folder)).items():
+        host = config.host if name == "api" else LOOPBACK
+        ports[name] = processes.free_port(told[name] or last, host)
+        if told[name] not in (0, ports[name]):
+            raise SetupError(
+                f"Port {told[name]} for {name} is taken", f"Set JSM_{name.upper()}_PORT to another, or to 0"
+            )
+    write_whole(folder / "ports.json", json.dumps(ports))
+    return ports
+
+
+def last_ports(folder: Path) -> dict[str, int]:
+    """The ports of the last start on this home folder."""
+    try:
+        kept = json.loads((folder / "ports.json").read_text(encoding="utf-8"))
+        return {name: int(kept[name]) for name in DEFAULT_PORTS}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def admin_token(config: Settings, folder: Path) -> str:
+    """The home folder's admin token; a new one where there is none that the store knows."""
+    # These import the database layer, which no other command needs.
+    from jsm_queue.store.database import open_store, reading
+    from jsm_queue.store.tokens import create_token, find_token
+
+    engine = open_store(config.store_url)
+    try:
+        token = read_token(folder)
+        with reading(engine) as session:
+            known = token is not None and find_token(session, token, "admin", time.time()) is not None
+        if not known or token is None:
+            token = create_token(engine, "admin")
+            write_secret(folder / "admin.token", token)
+        return token
+    finally:
+        engine.dispose()
+
+
+def is_healthy(url: str) -> bool:
+    """Does the api answer?"""
+    with suppress(httpx.HTTPError):
+        return httpx.get(f"{url}/healthz", timeout=2, trust_env=False).is_success
+    return False
+
+
+def wait_for_worker(pool: Pool, note: Callable[[str], None]) -> None:
+    """Waits until the local worker has said what it has. Raises SetupError when it does not come."""
+    part = next(part for part in pool.supervisor.parts if part.name == "worker")
+    found: list[dict] = []
+
+    def seen() -> bool:
+        with pool.connect() as api:
+            found[:] = [worker for worker in client.call(api, "GET", "/v1/workers")["workers"] if worker["live"]]
+        return bool(found)
+
+    pool.supervisor.wait_until(part, seen, START_S)
+    note(" · ".join(f"worker {worker['name']}: {slots(worker['slots'])}" for worker in found))
+
+
+def slots(reported: list[dict]) -> str:
+    """ "1 GPU slot, 1 CPU slot"."""
+    counts = {kind: sum(slot["kind"] == kind for slot in reported) for kind in ("gpu", "cpu")}
+    return ", ".join(f"{n} {kind.upper()} slot{'s' if n > 1 else ''}" for kind, n in counts.items() if n)
+
+
+def down() -> None:
+    """`jsm down`: ask the home folder's `jsm up` to end, and wait until it has. Raises SetupError when none runs."""
+    folder = home()
+    if not is_locked(folder):
+        raise SetupError(f"No `jsm up` runs on {folder}", "Check JSM_HOME")
+    endpoint = read_endpoint(folder)
+    write_whole(folder / "stop", "")
+    deadline = time.monotonic() + DOWN_S
+    while is_locked(folder):
+        if time.monotonic() > deadline:
+            if endpoint:
+                processes.kill_tree(endpoint.pid)
+            break
+        time.sleep(0.1)
+    (folder / "stop").unlink(missing_ok=True)
+    console.out.print("stopped")
+
+
+def is_locked(folder: Path) -> bool:
+    """Does a `jsm up` or `jsm demo` run on this home folder?"""
+    if not folder.is_dir():
+        return False
+    try:
+        with locked(folder):
+            return False
+    except SetupError:
+        return True

@@ -1,0 +1,207 @@
+"""Offers, claims, results and ends: the states of runs and attempts."""
+
+from typing import Any, cast
+
+from sqlalchemy import CursorResult, func, update
+from sqlmodel import Session, col, select
+
+from jsm_queue import protocol
+from jsm_queue.crashpoints import reach
+from jsm_queue.errors import ConflictError, GoneError
+from jsm_queue.kinds import KINDS
+from jsm_queue.lifecycle.jobs import bump_control, give_up, set_job, swap_state, wake_dependents
+from jsm_queue.scheduler import Offer
+from jsm_queue.store import tables as t
+from jsm_queue.store.events import log
+
+MAX_CHARGES = 3  # crashed or stalled attempts, on at least two workers or on every live one, until quarantine
+MAX_LOST = 5  # attempts lost in a row until quarantine
+CHARGING = ("crashed", "stalled", "oom")
+
+
+def check_session(worker: t.Worker, boot_id: str) -> None:
+    """Raises GoneError when a newer session of this worker said hello."""
+    if worker.boot_id != boot_id:
+        raise GoneError("This session was superseded by a newer one of the same worker", "Start the worker only once")
+
+
+def offer(session: Session, choice: Offer, run_id: str, attempt_id: str, now: float) -> bool:
+    """ready → active, with a run and an attempt offered to a slot; False when job or slot are not free any more.
+
+    A compare-and-set under the unique indexes, so two coordinators cannot bind one job or one slot twice.
+    """
+    taken = (
+        select(func.count())
+        .select_from(t.Run)
+        .where(t.Run.worker == choice.worker, t.Run.slot == choice.slot, t.Run.state != "closed")
+    )
+    if session.exec(taken).one() or not swap_state(session, choice.job, "ready", "active"):
+        return False
+    session.add(t.Run(id=run_id, worker=choice.worker, slot=choice.slot, state="offered", offered_at=now))
+    session.flush()
+    session.add(
+        t.Attempt(id=attempt_id, job=choice.job, run=run_id, worker=choice.worker, state="offered", offered_at=now)
+    )
+    session.flush()
+    log(session, now, "attempt offered", job=choice.job, attempt=attempt_id, worker=choice.worker)
+    reach("offer_commit")
+    return True
+
+
+def claim(
+    session: Session, run_id: str, worker: t.Worker, request: protocol.ClaimRequest, now: float
+) -> tuple[t.Run, list[t.Attempt]]:
+    """offered → claimed, its attempts → running. The same delivery gets the same answer again."""
+    check_session(worker, request.boot_id)
+    run = session.get(t.Run, run_id)
+    if run is None or run.worker != worker.id:
+        raise ConflictError(f"Run {run_id} is not this worker's", "Drop the message")
+    attempts = list(session.exec(select(t.Attempt).where(t.Attempt.run == run_id)))
+    if run.state == "claimed" and run.delivery == request.delivery:
+        return run, [attempt for attempt in attempts if attempt.state in t.LIVE]
+    if run.state != "offered" or not any(attempt.state == "offered" for attempt in attempts):
+        raise ConflictError(f"Run {run_id} is {run.state} by now", "Drop the message")
+    run.state, run.delivery = "claimed", request.delivery
+    for attempt in attempts:
+        attempt.state, attempt.started_at = "running", now
+        log(session, now, "attempt running", job=attempt.job, attempt=attempt.id, worker=worker.id)
+    reach("claim_commit")
+    return run, attempts
+
+
+def deliverable(session: Session, attempt_id: str) -> bool:
+    attempt = session.get(t.Attempt, attempt_id)
+    if attempt is None:
+        return False
+    done = session.get_one(t.Job, attempt.job).state == "done"
+    return not done and (attempt.state in t.LIVE or attempt.reason in ("lost", "cancelled"))
+
+
+def accept(session: Session, attempt_id: str, worker_id: str, result: protocol.ResultRequest, now: float) -> bool:
+    """A complete result: records, metrics and artifacts enter, the job is done, what waited for it may be ready.
+
+    Returns False for a replay. Raises ConflictError when the job is done by another attempt or an artifact is missing.
+    """
+    attempt = _own_attempt(session, attempt_id, worker_id)
+    if attempt.state == "accepted":
+        return False
+    job = session.get_one(t.Job, attempt.job)
+    if not deliverable(session, attempt_id):
+        raise ConflictError(f"Attempt {attempt_id} was replaced: its job is {job.state}", "Drop the result")
+    _require_outputs(session, job, result)
+    won = (
+        update(t.Job)
+        .where(col(t.Job.id) == job.id, col(t.Job.accepted_attempt).is_(None))
+        .values(accepted_attempt=attempt_id)
+    )
+    if cast(CursorResult[Any], session.connection().execute(won)).rowcount != 1:
+        raise ConflictError(f"Job {job.id} has an accepted result", "Drop the result")
+    session.refresh(job)
+    _enter(session, job.id, attempt_id, result)
+    _supersede(session, job.id, attempt_id, now)
+    attempt.state, attempt.reason, attempt.ended_at, attempt.provenance = (
+        "accepted",
+        None,
+        now,
+        result.provenance,
+    )
+    job.error = None
+    set_job(session, job, "done", now)
+    log(session, now, "attempt accepted", job=job.id, attempt=attempt_id, worker=worker_id)
+    wake_dependents(session, job.id, now)
+    reach("accept_commit")
+    return True
+
+
+def _own_attempt(session: Session, attempt_id: str, worker_id: str) -> t.Attempt:
+    attempt = session.get(t.Attempt, attempt_id)
+    if attempt is None or attempt.worker != worker_id:
+        raise ConflictError(f"Attempt {attempt_id} is not this worker's", "Drop it")
+    return attempt
+
+
+def _require_outputs(session: Session, job: t.Job, result: protocol.ResultRequest) -> None:
+    roles = {artifact.role for artifact in result.artifacts}
+    if roles != set(KINDS[job.kind].outputs):
+        raise ConflictError(
+            f"A {job.kind} result has {sorted(roles)}, expected {sorted(KINDS[job.kind].outputs)}",
+            "Update the worker",
+        )
+    for artifact in result.artifacts:
+        if session.get(t.Artifact, artifact.sha) is None:
+            raise ConflictError(f"Artifact {artifact.sha} was not uploaded", "Upload it, then send the result again")
+
+
+def _enter(session: Session, job_id: str, attempt_id: str, result: protocol.ResultRequest) -> None:
+    session.add_all(t.ArtifactRef(job=job_id, role=a.role, sha=a.sha) for a in result.artifacts)
+    session.add_all(t.Metric(job=job_id, name=name, value=value) for name, value in result.metrics.items())
+    session.add_all(
+        t.Record(job=job_id, attempt=attempt_id, item=r.item, name=r.name, value=r.value, meta=r.meta)
+        for r in result.records
+    )
+    session.flush()
+
+
+def _supersede(session: Session, job_id: str, winner: str, now: float) -> None:
+    live = select(t.Attempt).where(t.Attempt.job == job_id, t.Attempt.id != winner, col(t.Attempt.state).in_(t.LIVE))
+    for other in session.exec(live).all():
+        other.state, other.reason, other.ended_at = "ended", "superseded", now
+        log(session, now, "attempt ended", job=job_id, attempt=other.id, data={"reason": "superseded"})
+        bump_control(session)
+    session.flush()
+
+
+def end(session: Session, attempt_id: str, worker_id: str, request: protocol.EndRequest, now: float) -> None:
+    """The worker says that an attempt ended without a result. A replay changes nothing."""
+    attempt = _own_attempt(session, attempt_id, worker_id)
+    if attempt.state in t.LIVE:
+        end_attempt(session, attempt, request.reason, request.message, request.log_tail, now)
+    elif attempt.state != "ended" or attempt.reason != request.reason:
+        raise ConflictError(f"Attempt {attempt_id} is {attempt.state} ({attempt.reason}) by now", "Drop it")
+
+
+def end_attempt(session: Session, attempt: t.Attempt, reason: str, message: str, log_tail: str, now: float) -> None:
+    """Any live state → ended(reason), and what that means for the job."""
+    attempt.state, attempt.reason, attempt.ended_at = "ended", reason, now
+    attempt.message, attempt.log_tail = message, log_tail
+    run = session.get_one(t.Run, attempt.run)
+    if run.state == "offered":
+        run.state = "closed"
+    session.flush()
+    log(
+        session,
+        now,
+        "attempt ended",
+        job=attempt.job,
+        attempt=attempt.id,
+        worker=attempt.worker,
+        data={"reason": reason, "message": message},
+    )
+    job = session.get_one(t.Job, attempt.job)
+    if job.state != "active":
+        return
+    if reason == "error":
+        give_up(session, job, "failed", message or "error", now)
+    elif reason in CHARGING:
+        job.charges += 1
+        if job.charges >= MAX_CHARGES and _charged_widely(session, job.id, now):
+            give_up(session, job, "quarantined", f"{reason} {job.charges} times: {message}", now)
+        else:
+            set_job(session, job, "ready", now)
+    elif reason == "lost" and _lost_in_a_row(session, job.id) >= MAX_LOST:
+        give_up(session, job, "quarantined", f"its worker was lost {MAX_LOST} times in a row", now)
+    else:
+        set_job(session, job, "ready", now)
+
+
+def _charged_widely(session: Session, job_id: str, now: float) -> bool:
+    charged = select(t.Attempt.worker).where(t.Attempt.job == job_id, col(t.Attempt.reason).in_(CHARGING)).distinct()
+    live = select(func.count()).select_from(t.Worker).where(t.Worker.lease_until > now)
+    return len(session.exec(charged).all()) >= min(2, session.exec(live).one())
+
+
+def _lost_in_a_row(session: Session, job_id: str) -> int:
+    reasons = session.exec(
+        select(t.Attempt.reason).where(t.Attempt.job == job_id).order_by(col(t.Attempt.offered_at).desc())
+    ).all()
+    return next((i for i, reason in enumerate(reasons) if reason != "lost"), len(reasons))

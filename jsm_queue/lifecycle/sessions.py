@@ -1,0 +1,90 @@
+"""Workers: joining, saying hello, staying alive, being given up."""
+
+from sqlalchemy import update
+from sqlmodel import Session, col, select
+
+from jsm_queue import protocol
+from jsm_queue.errors import GoneError
+from jsm_queue.lifecycle.attempts import check_session, deliverable, end_attempt
+from jsm_queue.store import tables as t
+from jsm_queue.store.events import log
+
+
+def join(session: Session, invite: t.Token, worker_id: str, name: str, token_hash: str, now: float) -> None:
+    """A new worker; its invite is used up."""
+    invite.used_at = now
+    session.add(t.Worker(id=worker_id, name=name, token_hash=token_hash, joined_at=now))
+    session.flush()
+    log(session, now, "worker joined", worker=worker_id, data={"name": name})
+
+
+def hello(session: Session, worker: t.Worker, request: protocol.HelloRequest, lease_s: float, now: float) -> list[str]:
+    """A session begins. What the old one ran is lost at once, what it finished is still to be delivered.
+
+    Returns the attempts whose results the worker may drop.
+    """
+    if worker.boot_id == request.boot_id:
+        raise GoneError("This boot id said hello before", "Make a new one at every start")
+    worker.boot_id, worker.lease_until = request.boot_id, now + lease_s
+    worker.hardware = request.hardware.model_dump(mode="json")
+    log(session, now, "worker hello", worker=worker.id)
+    held = set(request.undelivered)
+    live = select(t.Attempt).where(t.Attempt.worker == worker.id, col(t.Attempt.state).in_(t.LIVE))
+    for attempt in session.exec(live).all():
+        if attempt.id in held:
+            attempt.state = "delivering"
+        else:
+            end_attempt(session, attempt, "lost", "its worker started anew", "", now)
+    open_runs = update(t.Run).where(col(t.Run.worker) == worker.id, col(t.Run.state) != "closed").values(state="closed")
+    session.connection().execute(open_runs)
+    for slot in session.exec(select(t.Slot).where(t.Slot.worker == worker.id)).all():
+        session.delete(slot)
+    session.flush()
+    session.add_all(_slot(worker.id, report) for report in request.slots)
+    return [attempt for attempt in request.undelivered if not deliverable(session, attempt)]
+
+
+def _slot(worker: str, report: protocol.SlotReport) -> t.Slot:
+    return t.Slot(worker=worker, **report.model_dump(exclude={"run"}))
+
+
+def heartbeat(
+    session: Session, worker: t.Worker, request: protocol.HeartbeatRequest, lease_s: float, now: float
+) -> bool:
+    """Renews the lease; closes the runs whose slots are free. Returns whether a slot became free."""
+    check_session(worker, request.boot_id)
+    worker.lease_until = now + lease_s
+    freed = False
+    for report in request.slots:
+        session.merge(_slot(worker.id, report))
+        if report.free and report.run:
+            run = session.get(t.Run, report.run)
+            if run is not None and run.worker == worker.id and run.state == "claimed":
+                run.state, freed = "closed", True
+    for seen in request.attempts:
+        attempt = session.get(t.Attempt, seen.attempt)
+        if attempt is None or attempt.worker != worker.id or attempt.state not in ("running", "delivering"):
+            continue
+        attempt.position, attempt.total, attempt.metrics = seen.position, seen.total, dict(seen.metrics)
+        if seen.phase == "delivering" and attempt.state == "running":
+            attempt.state = "delivering"
+            log(session, now, "attempt delivering", job=attempt.job, attempt=attempt.id, worker=worker.id)
+    return freed
+
+
+def reap(session: Session, offer_s: float, now: float, leases: bool) -> int:
+    """Ends offers that nobody claimed in time and, with `leases`, all attempts of workers whose lease expired.
+
+    Returns how many attempts it ended.
+    """
+    live = select(t.Attempt, t.Worker).join(t.Worker, col(t.Worker.id) == col(t.Attempt.worker))
+    ended = 0
+    for attempt, worker in session.exec(live.where(col(t.Attempt.state).in_(t.LIVE))).all():
+        if attempt.state == "offered" and attempt.offered_at + offer_s < now:
+            end_attempt(session, attempt, "unclaimed", "nobody claimed the offer", "", now)
+        elif leases and worker.lease_until < now:
+            end_attempt(session, attempt, "lost", "its worker's lease expired", "", now)
+        else:
+            continue
+        ended += 1
+    return ended

@@ -1,0 +1,104 @@
+"""A study's states, what it wants, and its verdicts."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import func, update
+from sqlmodel import Session, col, select
+
+from jsm_queue.canonical import content_hash
+from jsm_queue.lifecycle.jobs import DEAD, add_job, bump_control, revive
+from jsm_queue.planner import Wanted
+from jsm_queue.store import tables as t
+from jsm_queue.store.database import insert_or_ignore
+from jsm_queue.store.events import log
+from jsm_queue.verdicts import RULES_VERSION, Verdict
+
+
+def add_study(session: Session, spec: dict[str, Any], inputs: dict[str, Any], now: float) -> tuple[t.Study, bool]:
+    """The study of that spec, and whether it is new. One that was cancelled runs again."""
+    study_id = content_hash({"spec": spec, "inputs": {k: v for k, v in inputs.items() if k != "facts"}})
+    study = session.get(t.Study, study_id)
+    if study is None:
+        study = t.Study(id=study_id, name=spec["name"], spec=spec, inputs=inputs, state="running", created_at=now)
+        session.add(study)
+        session.flush()
+        log(session, now, "study running", study=study_id)
+        return study, True
+    if study.state in ("cancelled", "paused"):
+        study.state, study.ended_at = "running", None
+        log(session, now, "study running", study=study_id)
+        revive(session, _jobs_of(session, study_id), now)
+        bump_control(session)
+    return study, False
+
+
+def cancel_study(session: Session, study: t.Study, now: float) -> None:
+    """running | paused → cancelled: its jobs are unwanted unless another study lists them."""
+    if study.state in ("running", "paused"):
+        study.state, study.ended_at = "cancelled", now
+        log(session, now, "study cancelled", study=study.id)
+        bump_control(session)
+
+
+def end_study(session: Session, study_id: str, now: float) -> None:
+    """running → ended: all its stages are decided and all its jobs terminal."""
+    changed = session.connection().execute(
+        update(t.Study)
+        .where(col(t.Study.id) == study_id, col(t.Study.state) == "running")
+        .values(state="ended", ended_at=now)
+    )
+    if changed.rowcount:
+        log(session, now, "study ended", study=study_id)
+
+
+def list_jobs(session: Session, study_id: str, wanted: Iterable[Wanted], now: float) -> int:
+    """Add the jobs that the study wants and does not list yet. Returns how many of its listings are new."""
+    listed = 0
+    for item in wanted:
+        known = session.get(t.Job, item.job.id)
+        if known is None:
+            add_job(session, item.job, now)
+        cell = item.cell
+        row = t.StudyJob(
+            study=study_id,
+            job=item.job.id,
+            stage=item.stage,
+            cell=cell.label if cell else "",
+            base=cell.base if cell else None,
+            n=cell.n if cell else None,
+            seed=cell.seed if cell else None,
+            format=cell.format if cell else None,
+            reused=known is not None and known.state == "done",
+        )
+        if insert_or_ignore(session, row):
+            listed += 1
+            if known is not None and known.state in DEAD and not _listed_before(session, study_id, item.job.id):
+                revive(session, [known], now)
+    return listed
+
+
+def write_verdict(session: Session, study_id: str, stage: str, verdict: Verdict, now: float) -> None:
+    """A stage's verdict, written once; a second one of the same look is ignored."""
+    row = t.VerdictRow(
+        study=study_id,
+        stage=stage,
+        look=1,
+        decision=verdict.decision,
+        evidence=verdict.evidence,
+        rules_version=RULES_VERSION,
+        created_at=now,
+    )
+    if insert_or_ignore(session, row):
+        log(session, now, "verdict", study=study_id, data={"stage": stage, "decision": verdict.decision})
+
+
+def _jobs_of(session: Session, study_id: str) -> list[t.Job]:
+    query = select(t.Job).where(col(t.Job.id).in_(select(t.StudyJob.job).where(t.StudyJob.study == study_id)))
+    return list(session.exec(query.order_by(col(t.Job.created_at))))
+
+
+def _listed_before(session: Session, study_id: str, job_id: str) -> bool:
+    """Whether the study lists the job for another cell too: then its failure is this study's own."""
+    query = select(func.count()).select_from(t.StudyJob).where(t.StudyJob.study == study_id, t.StudyJob.job == job_id)
+    return session.exec(query).one() > 1

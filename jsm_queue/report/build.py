@@ -1,0 +1,271 @@
+"""From what a study measured to the report's data. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+from jsm_queue import recommendation, stats, wording
+from jsm_queue.comparison import CellValues, Difference, Level, by_seed, compare, grouped, level
+from jsm_queue.kinds import BaseFacts
+from jsm_queue.report import data as d
+from jsm_queue.spec import StudySpec
+from jsm_queue.verdicts import RULES_VERSION, Verdict
+
+
+Model = TypeVar("Model", d.Figure, d.Gap)
+
+
+class Timed(NamedTuple):
+    """All timed answers of one cell: seconds, seconds to the first token, tokens a second."""
+
+    seconds: list[float]
+    first_token: list[float]
+    rate: list[float]
+
+
+class CellKey(NamedTuple):
+    """A cell of a stage, by its label."""
+
+    stage: str
+    cell: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the store knows of a study.
+
+    `strata`: (measure, stratum) → the cells of stage `scale`, where measure is "nll", "key_nll" or "score" and
+    stratum "validation", "taught", "unseen" or "". `metrics`: a cell's metrics as `<kind>.<name>`.
+    """
+
+    spec: StudySpec
+    study: d.StudyFacts
+    data: d.DataSummary = field(default_factory=d.DataSummary)
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    strata: Mapping[tuple[str, str], Sequence[CellValues]] = field(default_factory=dict)
+    metrics: Mapping[CellKey, Mapping[str, float]] = field(default_factory=dict)
+    timings: Mapping[CellKey, Timed] = field(default_factory=dict)
+    hardware: str = ""
+    facts: Mapping[str, BaseFacts] = field(default_factory=dict)
+    examples: Sequence[d.ExampleQuestion] = ()
+    missing: Sequence[CellKey] = ()
+
+
+def build(measured: Measured) -> d.ReportData:
+    """The report's data, the same for the same measurements."""
+    advice = _recommendation(measured)
+    return d.ReportData(
+        study=measured.study,
+        data=measured.data,
+        recommendation=advice,
+        verdicts=_verdicts(measured.verdicts),
+        sizes=_sizes(measured.strata),
+        learning=_learning(measured),
+        bases=_bases(measured),
+        pairs=_pairs(measured.verdicts.get("bases")),
+        formats=_formats(measured, advice),
+        examples=list(measured.examples),
+        timings=[
+            d.TimingRow(stage=key.stage, cell=key.cell, hardware=measured.hardware, seconds=seconds(timed))
+            for key, timed in sorted(measured.timings.items())
+        ],
+        parity_warnings=_parity_warnings(measured),
+        missing=[f"{stage}: {cell or 'the stage as a whole'}" for stage, cell in sorted(set(measured.missing))],
+        not_claimed=_not_claimed(measured),
+    )
+
+
+def seconds(timed: Timed) -> d.Seconds:
+    """A cell's timings in short."""
+    p50, p95 = stats.quantiles(timed.seconds, [0.5, 0.95])
+    return d.Seconds(
+        p50=p50,
+        p95=p95,
+        first_token_p50=stats.quantiles(timed.first_token, [0.5])[0] if timed.first_token else None,
+        tokens_per_second=stats.quantiles(timed.rate, [0.5])[0] if timed.rate else None,
+        count=len(timed.seconds),
+    )
+
+
+def _recommendation(measured: Measured) -> d.Recommendation:
+    stage = "quantization" if "quantization" in measured.verdicts else "bases"
+    timings = {key.cell: timed.seconds for key, timed in measured.timings.items() if key.stage == stage}
+    sizes = {
+        key.cell: values["convert.bytes"]
+        for key, values in measured.metrics.items()
+        if key.stage == stage and "convert.bytes" in values
+    }
+    found = recommendation.recommend(measured.spec, measured.verdicts, timings, sizes)
+    if not measured.verdicts:
+        found["sentence"] = "No recommendation yet: no stage has ended."
+    return d.Recommendation.model_validate(found)
+
+
+def _verdicts(verdicts: Mapping[str, Verdict]) -> list[d.StageVerdict]:
+    return [
+        d.StageVerdict(
+            stage=stage,
+            status=verdicts[stage].decision["status"],
+            headline=wording.headline(stage, verdicts[stage].decision, verdicts[stage].evidence),
+            decision=verdicts[stage].decision,
+            evidence=verdicts[stage].evidence,
+            rules_version=RULES_VERSION,
+        )
+        for stage in ("scale", "bases", "quantization")
+        if stage in verdicts
+    ]
+
+
+def _sizes(strata: Mapping[tuple[str, str], Sequence[CellValues]]) -> list[d.SizeRow]:
+    """One row a training size and stratum, with the measures that were taken there."""
+    rows: dict[tuple[str, int | None], dict[str, Any]] = {}
+    for (measure, stratum), cells in sorted(strata.items()):
+        for n, group in grouped(cells, lambda c: c.n).items():
+            row = rows.setdefault((stratum, n), {"n": n, "stratum": stratum, "seeds": len(by_seed(group))})
+            row[measure] = _figure(level(group))
+    order = ["validation", "taught", "unseen", ""]
+    return [
+        d.SizeRow(**row) for (s, n), row in sorted(rows.items(), key=lambda i: (order.index(i[0][0]), i[0][1] or 0))
+    ]
+
+
+def _learning(measured: Measured) -> list[d.Learning]:
+    """n* (or the largest size measured) against the untrained base, by stratum and measure."""
+    verdict = measured.verdicts.get("scale")
+    n_star = verdict.decision["n"] if verdict else None
+    found = []
+    for (measure, stratum), cells in sorted(measured.strata.items()):
+        groups = grouped(cells, lambda c: c.n)
+        sizes = [n for n in groups if n is not None]
+        if stratum == "validation" or None not in groups or not sizes:
+            continue
+        n = n_star if n_star in sizes else max(sizes)
+        gap = _gap(compare(groups[n], groups[None]))
+        if gap:
+            found.append(d.Learning(n=n, stratum=stratum, measure=measure, gap=gap))  # type: ignore[arg-type]
+    return found
+
+
+def _bases(measured: Measured) -> list[d.BaseRow]:
+    """In the order of the ranking; untrained references last."""
+    verdict = measured.verdicts.get("bases")
+    if verdict is None:
+        return []
+    rank = {row["base"]: index for index, row in enumerate(verdict.decision["ranking"])}
+    rows = sorted(verdict.evidence["bases"], key=lambda row: (rank.get(row["base"], len(rank)), row["base"]))
+    return [_base_row(measured, verdict, row) for row in rows]
+
+
+def _base_row(measured: Measured, verdict: Verdict, row: Mapping[str, Any]) -> d.BaseRow:
+    facts = measured.facts.get(row["base"], BaseFacts())
+    keys = [CellKey("bases", cell) for cell in row["cells"]]
+    parity = [measured.metrics[key]["parity.ok"] for key in keys if "parity.ok" in measured.metrics.get(key, {})]
+    return d.BaseRow(
+        base=row["base"],
+        family=facts.family,
+        parameters=facts.parameters,
+        n=row["n"],
+        seeds=row["seeds"],
+        score=_from_json(d.Figure, row["score"]),
+        untrained=_from_json(d.Figure, row["untrained"]),
+        gain=_from_json(d.Gap, row["gain"]),
+        bits_per_byte=row["bits_per_byte"],
+        bits_per_byte_untrained=row["bits_per_byte_untrained"],
+        bytes=_metric(measured, keys, "convert.bytes"),
+        parity_ok=min(parity) > 0 if parity else None,
+        seconds=_timed(measured, keys),
+        chosen=row["base"] in verdict.decision["chosen"],
+    )
+
+
+def _pairs(verdict: Verdict | None) -> list[d.PairRow]:
+    return [
+        d.PairRow(a=p["a"], b=p["b"], relation=p["relation"], needs=p["needs"], gap=_from_json(d.Gap, _gap_of(p)))
+        for p in (verdict.evidence["pairs"] if verdict else [])
+    ]
+
+
+def _gap_of(pair: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: pair[key] for key in d.Gap.model_fields if key in pair}
+
+
+def _formats(measured: Measured, advice: d.Recommendation) -> list[d.FormatRow]:
+    verdict = measured.verdicts.get("quantization")
+    return [
+        _format_row(measured, base["base"], row, (base["base"], row["format"]) == (advice.base, advice.format))
+        for base in (verdict.evidence["bases"] if verdict else [])
+        for row in base["formats"]
+    ]
+
+
+def _format_row(measured: Measured, base: str, row: Mapping[str, Any], recommended: bool) -> d.FormatRow:
+    keys = [CellKey("quantization", cell) for cell in row["cells"]]
+    return d.FormatRow(
+        base=base,
+        format=row["format"],
+        relation=row["relation"],
+        score=d.Figure(**{key: row[key] for key in d.Figure.model_fields}),
+        gap=_from_json(d.Gap, row["difference"]),
+        needs=row["needs"],
+        bytes=_metric(measured, keys, "convert.bytes"),
+        kl=_metric(measured, keys, "parity.kl"),
+        agree=_metric(measured, keys, "parity.agree"),
+        seconds=_timed(measured, keys),
+        recommended=recommended,
+    )
+
+
+def _parity_warnings(measured: Measured) -> list[str]:
+    return [
+        f"The GGUF of {key.cell} ({key.stage}) failed the parity check: "
+        + (
+            f"{values['parity.tokenizer_mismatches']:.0f} prompts are tokenized differently."
+            if values.get("parity.tokenizer_mismatches")
+            else f"it picks the same token in {values.get('parity.agree', 0):.0%} of the positions."
+        )
+        for key, values in sorted(measured.metrics.items())
+        if values.get("parity.ok") == 0
+    ]
+
+
+def _not_claimed(measured: Measured) -> list[str]:
+    """What a reader might take this report to say, and it doesn't."""
+    lines = [
+        "Intervals are 95 % percentile bootstrap intervals over examples. They say how much a figure would move with "
+        "other questions of this kind, not with other seeds, other data or other settings.",
+        "Intervals are not adjusted for the number of comparisons.",
+        "Answers are greedy, under one decoding setting; other settings may rank the cells differently.",
+        "Timings hold for the machine they were measured on"
+        + (f" ({measured.hardware})." if measured.hardware else "."),
+    ]
+    if measured.spec.judge.kind == "key_facts":
+        lines.insert(
+            0,
+            "The judge looks for key facts in the answer. It is not calibrated on human labels, sees no style, and "
+            "does not punish wrong statements beside a right one.",
+        )
+    unseen = [row for row in _learning(measured) if row.stratum == "unseen" and row.measure != "nll"]
+    if unseen and not any(row.shown_better for row in unseen):
+        lines.append("Fine-tuning is not shown to help on facts that the training data does not state.")
+    return lines
+
+
+def _metric(measured: Measured, keys: Sequence[CellKey], name: str) -> float | None:
+    values = [measured.metrics[key][name] for key in keys if name in measured.metrics.get(key, {})]
+    return sum(values) / len(values) if values else None
+
+
+def _timed(measured: Measured, keys: Sequence[CellKey]) -> d.Seconds | None:
+    return next((seconds(measured.timings[key]) for key in keys if key in measured.timings), None)
+
+
+def _figure(found: Level | None) -> d.Figure | None:
+    return d.Figure(**vars(found)) if found else None
+
+
+def _gap(found: Difference | None) -> d.Gap | None:
+    return d.Gap(**vars(found)) if found else None
+
+
+def _from_json(model: type[Model], value: Mapping[str, Any]) -> Model | None:
+    return model.model_validate(value) if value else None

@@ -1,0 +1,53 @@
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jsm_queue.data.keyfacts import found_key_facts, key_fact_score, key_fact_spans
+from jsm_queue.errors import DataError
+
+WORDS = st.lists(st.text(alphabet="堤防氾濫土石流ＡａﾊﾟＢ ", min_size=1, max_size=4), min_size=1, max_size=3)
+
+
+def test_score_is_three_times_the_share_found() -> None:
+    facts = [["土石流"], ["透過型", "スリット"], ["渓流"]]
+    assert key_fact_score("スリットで土石流を止める", facts) == pytest.approx(2.0)
+    assert found_key_facts("スリットで土石流を止める", facts) == [True, True, False]
+    assert key_fact_score("", facts) == 0.0
+
+
+def test_width_case_and_spaces_do_not_matter() -> None:
+    assert key_fact_score("ａｄｃｐ と ﾋﾟｴｿﾞﾒｰﾀ", [["ADCP"], ["ピエゾメータ"]]) == 3.0
+
+
+def test_a_blank_spelling_is_never_found() -> None:
+    assert found_key_facts("堤防", [[" "], []]) == [False, False]
+
+
+def test_without_key_facts_there_is_no_score() -> None:
+    with pytest.raises(DataError, match="without key facts"):
+        key_fact_score("堤防", [])
+
+
+def test_spans_are_of_the_first_places_in_the_answer_as_written() -> None:
+    answer = "Ａ Ｄ Ｃ Ｐと護岸、また護岸。"
+    assert [answer[a:b] for a, b in key_fact_spans(answer, [["護岸"], ["adcp"]])] == ["Ａ Ｄ Ｃ Ｐ", "護岸"]
+
+
+def test_overlapping_spans_merge_and_missing_facts_have_none() -> None:
+    assert key_fact_spans("内水氾濫です", [["内水氾"], ["氾濫", "水害"], ["高潮"]]) == [(0, 4)]
+
+
+def test_the_longest_spelling_at_a_place_counts() -> None:
+    assert key_fact_spans("ステンレス鋼です", [["ステンレス", "ステンレス鋼"]]) == [(0, 6)]
+
+
+@given(WORDS, st.text(alphabet="堤防氾濫土石流ＡａﾊﾟＢ 。", max_size=20))
+def test_spans_cover_exactly_the_facts_that_are_found(words: list[str], answer: str) -> None:
+    facts = [[word] for word in words]
+    spans = key_fact_spans(answer, facts)
+    assert bool(spans) == any(found_key_facts(answer, facts))
+    assert all(a < b for a, b in spans) and all(x[1] <= y[0] for x, y in pairwise(spans))
+    for start, end in spans:
+        assert any(found_key_facts(answer[start:end], facts))

@@ -1,0 +1,224 @@
+"""`python -m workers.runner`: the process in which kinds run. One job at a time, kept warm between jobs.
+
+It reads one `JobLine` a line on standard input and answers with `EventLine`s on its original standard output:
+progress, then done or failed. Everything that libraries print goes to standard error, which the agent keeps
+as the slot's log. A complete result is `result.json` in the job's folder: it is written last, and only it is
+trusted. When standard input ends the process ends, even in the middle of a step: its agent is gone.
+"""
+
+import contextlib
+import errno
+import faulthandler
+import importlib
+import json
+import logging
+import math
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from jsm_queue import processes
+from jsm_queue.canonical import file_hash
+from jsm_queue.crashpoints import reach
+from jsm_queue.errors import JsmError
+from jsm_queue.kinds import KINDS, ROLE_FILES
+from jsm_queue.protocol import ArtifactIn, ResultRequest
+from workers.work import Device, Outcome, Work
+
+PROGRESS_S = 0.5  # at most this often a progress line
+MAX_METRICS = 16  # what a heartbeat may carry
+RESULT = "result.json"
+FULL_DISK = ("No space left on device", "os error 28", "os error 112", "There is not enough space on the disk")
+FULL_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED", "failed to allocate")
+
+Failure = Literal["error", "oom", "disk"]
+
+
+class JobLine(BaseModel):
+    """One attempt. `provenance` is what the agent knows about the machine; it becomes part of the result."""
+
+    attempt: str
+    kind: str
+    params: dict[str, Any]
+    inputs: Path
+    folder: Path
+    device: str
+    threads: int
+    provenance: dict[str, Any] = {}
+
+
+class EventLine(BaseModel):
+    """What happened: progress (position of total, metrics), done, or failed with its reason."""
+
+    event: Literal["progress", "done", "failed"]
+    attempt: str
+    position: int = 0
+    total: int = 0
+    metrics: dict[str, float] = {}
+    reason: Failure = "error"
+    message: str = ""
+
+
+def main() -> None:
+    """Run jobs until standard input ends."""
+    os.environ.pop(processes.LIFELINE, None)  # it reads its standard input itself
+    faulthandler.enable()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    commands, events = _take_streams()
+    jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(commands, jobs), name="commands", daemon=True).start()
+    while True:
+        job = JobLine.model_validate_json(jobs.get())
+        print(f"job {job.kind} attempt {job.attempt}", file=sys.stderr, flush=True)
+        _say(events, run_job(job, events))
+
+
+def _take_streams() -> tuple[IO[bytes], IO[bytes]]:
+    """Our standard input and output for ourselves; libraries get an empty input and the log."""
+    commands, events = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return commands, events
+
+
+def _read(commands: IO[bytes], jobs: "queue.SimpleQueue[bytes]") -> None:
+    for line in commands:
+        jobs.put(line)
+    os._exit(0)
+
+
+def _say(events: IO[bytes], event: EventLine) -> None:
+    events.write(event.model_dump_json().encode() + b"\n")
+    events.flush()
+
+
+def run_job(job: JobLine, events: IO[bytes]) -> EventLine:
+    """Run one job to its last event. Its result, if there is one, is whole on the disk when this returns."""
+    started = time.monotonic()
+    progress = Progress(job.attempt, events)
+    try:
+        module = importlib.import_module(f"workers.kinds.{job.kind}")
+        work = Work(
+            params=KINDS[job.kind].params.model_validate(job.params),
+            inputs=job.inputs,
+            folder=job.folder,
+            device=Device(job.device, job.threads),
+            progress=progress,
+        )
+        outcome = module.run(work)
+        provenance = job.provenance | {
+            "device": job.device,
+            "threads": job.threads,
+            "seconds": round(time.monotonic() - started, 3),
+        }
+        write_result(job.folder, collect(job.kind, outcome, job.folder, provenance))
+    except (Exception, SystemExit) as error:
+        traceback.print_exc()
+        reason, message = classify(error)
+        return EventLine(event="failed", attempt=job.attempt, reason=reason, message=message)
+    progress.flush()
+    return EventLine(event="done", attempt=job.attempt)
+
+
+class Progress:
+    """The kinds' progress callback: says where the attempt is, at most every PROGRESS_S."""
+
+    def __init__(self, attempt: str, events: IO[bytes]) -> None:
+        self._attempt, self._events = attempt, events
+        self._said_at = 0.0
+        self._unsaid: EventLine | None = None
+
+    def __call__(self, position: int, total: int, metrics: dict[str, float]) -> None:
+        """Note the position; say it when the last line is old enough."""
+        figures = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+        kept = dict(list(figures.items())[:MAX_METRICS])
+        self._unsaid = EventLine(event="progress", attempt=self._attempt, position=position, total=total, metrics=kept)
+        reach("mid_job")
+        if time.monotonic() - self._said_at >= PROGRESS_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Say what is still unsaid."""
+        if self._unsaid:
+            _say(self._events, self._unsaid)
+            self._unsaid, self._said_at = None, time.monotonic()
+
+
+def collect(kind: str, outcome: Outcome, folder: Path, provenance: dict[str, Any]) -> ResultRequest:
+    """The complete result: records, metrics, and the kind's files with their hashes.
+
+    Raises JsmError when a file is missing or a figure is not finite, as neither can be a result.
+    """
+    for record in outcome.records:
+        if not math.isfinite(record.value):
+            raise JsmError(f"{kind}: record {record.name} of {record.item} is {record.value}")
+    for name, value in outcome.metrics.items():
+        if not math.isfinite(value):
+            raise JsmError(f"{kind}: metric {name} is {value}")
+    artifacts = [_artifact(kind, role, folder) for role in KINDS[kind].outputs]
+    return ResultRequest(records=outcome.records, metrics=outcome.metrics, artifacts=artifacts, provenance=provenance)
+
+
+def _artifact(kind: str, role: str, folder: Path) -> ArtifactIn:
+    file = folder / ROLE_FILES[role]
+    if not file.is_file():
+        raise JsmError(f"{kind} did not write {file.name}", "This is a bug of the kind")
+    return ArtifactIn(role=role, sha=file_hash(file), size=file.stat().st_size)
+
+
+def write_result(folder: Path, result: ResultRequest) -> None:
+    """Whole or not at all, also after a power cut. Raises JsmError where `meta` is not JSON."""
+    try:
+        text = json.dumps(result.model_dump(mode="python"), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise JsmError(f"A record's meta or the provenance is not plain JSON: {error}") from error
+    partial = folder / f"{RESULT}.part"
+    with partial.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(folder / RESULT)
+
+
+def classify(error: BaseException) -> tuple[Failure, str]:
+    """Why a job failed, and what to say. `error` is final; `oom` and `disk` may go better elsewhere."""
+    for cause in _causes(error):
+        if isinstance(cause, JsmError):
+            break  # it says itself what is wrong
+        text = str(cause)
+        if getattr(cause, "errno", None) == errno.ENOSPC or any(mark in text for mark in FULL_DISK):
+            return "disk", f"{type(cause).__name__}: {text}"
+        if isinstance(cause, MemoryError) or _is_torch_oom(cause) or any(mark in text for mark in FULL_MEMORY):
+            return "oom", f"{type(cause).__name__}: {text}"
+    if isinstance(error, JsmError):
+        return "error", str(error)
+    if isinstance(error, ValidationError):
+        return "error", f"The job's parameters do not fit this worker's version: {error.errors()[0]['msg']}"
+    return "error", f"{type(error).__name__}: {error}"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__
+
+
+def _is_torch_oom(error: BaseException) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):  # the agent went away between two lines
+        main()
