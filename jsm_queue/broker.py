@@ -27,6 +27,7 @@ from kombu.exceptions import OperationalError
 
 from jsm_queue import processes
 from jsm_queue.errors import SetupError
+from jsm_queue.files import write_secret
 from jsm_queue.kinds import KINDS
 from jsm_queue.protocol import Bell
 
@@ -270,24 +271,14 @@ def _write_config(folder: Path, port: int) -> Path:
         f'dir "{folder.resolve().as_posix()}"',
         "daemonize no",
     ]
-    return _write_secret(folder / "valkey.conf", "\n".join(lines) + "\n")
+    return write_secret(folder / "valkey.conf", "\n".join(lines) + "\n")
 
 
 def _password(folder: Path) -> str:
     file = folder / "valkey.password"
     if not file.exists():
-        _write_secret(file, secrets.token_hex(32))
+        write_secret(file, secrets.token_hex(32))
     return file.read_text(encoding="utf-8")
-
-
-def _write_secret(path: Path, text: str) -> Path:
-    """Readable by its owner alone, from the first byte on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.part")
-    partial.unlink(missing_ok=True)
-    partial.touch(mode=0o600)
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    return partial.replace(path)
 
 
 def _answers(url: str) -> bool:

@@ -23,6 +23,7 @@ import psutil
 
 from jsm_queue import diewithparent
 from jsm_queue.errors import SetupError
+from jsm_queue.files import write_whole
 
 LIFELINE = "JSM_LIFELINE"  # set for a child whose standard input is a pipe that closes when its parent dies
 CLOCK_STEP_S = 2.0  # by how much a process's start time may seem to move when the system clock is set
@@ -127,14 +128,9 @@ def kill_tree(pid: int) -> None:
 
 def write_pid_file(path: Path, pid: int) -> None:
     """Remember a process by its id and start time, so that `end_leftover` never ends a foreign one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.part")
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         created = psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess:
-        return
-    partial.write_text(json.dumps({"pid": pid, "create_time": created}), encoding="utf-8")
-    partial.replace(path)
+        write_whole(path, json.dumps({"pid": pid, "create_time": created}))
 
 
 def find_leftover(path: Path) -> psutil.Process | None:

@@ -20,8 +20,9 @@ def size(value: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """Two significant digits, from ten on whole seconds: 0.3141 → "0.31 s"."""
-    return f"{value:.0f} s" if value >= 10 else f"{value:.2g} s"
+    """About two significant digits, from ten on whole seconds: 0.3141 → "0.31 s"."""
+    digits = 0 if value >= 10 else 1 if value >= 1 else 2 if value >= 0.1 else 3
+    return f"{value:.{digits}f} s"
 
 
 def interval(value: Json, digits: int = 2, key: str = "estimate") -> str:

@@ -29,6 +29,7 @@ from jsm_queue import processes
 from jsm_queue.canonical import file_hash
 from jsm_queue.crashpoints import reach
 from jsm_queue.errors import JsmError
+from jsm_queue.files import write_whole
 from jsm_queue.kinds import KINDS, ROLE_FILES
 from jsm_queue.protocol import ArtifactIn, ResultRequest
 from workers.work import Device, Outcome, Work
@@ -182,12 +183,7 @@ def write_result(folder: Path, result: ResultRequest) -> None:
         text = json.dumps(result.model_dump(mode="python"), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise JsmError(f"A record's meta or the provenance is not plain JSON: {error}") from error
-    partial = folder / f"{RESULT}.part"
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(folder / RESULT)
+    write_whole(folder / RESULT, text)
 
 
 def classify(error: BaseException) -> tuple[Failure, str]:

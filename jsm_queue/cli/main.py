@@ -74,7 +74,14 @@ def demo(
 
 
 @app.command()
-def init(folder: Annotated[Path, typer.Argument(help="where", metavar="DIR")] = Path()) -> None:
+def init(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="the folder, made where it is missing; without it this one", metavar="[DIR]", show_default=False
+        ),
+    ] = Path(),
+) -> None:
     """Write a commented study.yaml and a sample data.jsonl, for your own data."""
     from jsm_queue.cli import init
 

@@ -72,18 +72,22 @@ def cell_lines(labels: list[str]) -> list[str]:
 
 
 def _compact(rests: list[str]) -> list[str]:
-    """ "n=125 seed=1", "n=125 seed=2" → "n=125 × seeds 1 2"; the same of several formats together."""
+    """ "n=125 seed=1", "n=125 seed=2", "n=250 seed=1", … → "n=125 250 × seeds 1 2"; formats likewise."""
     seeds: dict[tuple[str, str], list[str]] = {}
     for rest in rests:
-        head, _, tail = rest.partition(" seed=")
+        size, _, tail = rest.partition(" seed=")
         seed, _, fmt = tail.partition(" ")
-        seeds.setdefault((head, fmt), []).append(seed)
+        seeds.setdefault((size, fmt), []).append(seed)
     formats: dict[tuple[str, str], list[str]] = {}
-    for (head, fmt), found in seeds.items():
-        formats.setdefault((head, " ".join(found)), []).append(fmt)
-    return [_words(head, found, " ".join(fmts)) for (head, found), fmts in formats.items()]
+    for (size, fmt), found in seeds.items():
+        formats.setdefault((size, " ".join(found)), []).append(fmt)
+    sizes: dict[tuple[str, str], list[str]] = {}
+    for (size, found), fmts in formats.items():
+        sizes.setdefault((found, " ".join(fmts)), []).append(size)
+    return [_words(found, seeded, fmts) for (seeded, fmts), found in sizes.items()]
 
 
-def _words(head: str, seeds: str, formats: str) -> str:
+def _words(sizes: list[str], seeds: str, formats: str) -> str:
+    words = " ".join([sizes[0], *(size.removeprefix("n=") for size in sizes[1:])])
     seeded = f" × seed{'s' if ' ' in seeds else ''} {seeds}" if seeds else ""
-    return f"{head}{seeded}{' × ' + formats if formats else ''}"
+    return f"{words}{seeded}{' × ' + formats if formats else ''}"

@@ -147,7 +147,7 @@ def running(folder: Path) -> Iterator[Pool]:
     Raises SetupError when the home folder is in use or a part does not come up.
     """
     config = settings()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds tokens and data
     with locked(folder), interruptible():
         (folder / "stop").unlink(missing_ok=True)
         supervisor = Supervisor(folder, lambda line: console.err.print(f"[yellow]{console.escape(line)}[/]"))

@@ -11,7 +11,6 @@ from jsm_queue.report import data as d
 from jsm_queue.spec import StudySpec
 from jsm_queue.verdicts import RULES_VERSION, Verdict
 
-
 Model = TypeVar("Model", d.Figure, d.Gap)
 
 
@@ -134,7 +133,7 @@ def _learning(measured: Measured) -> list[d.Learning]:
     verdict = measured.verdicts.get("scale")
     n_star = verdict.decision["n"] if verdict else None
     found = []
-    for (measure, stratum), cells in sorted(measured.strata.items()):
+    for (measure, stratum), cells in sorted(measured.strata.items(), key=lambda i: i[0][::-1]):
         groups = grouped(cells, lambda c: c.n)
         sizes = [n for n in groups if n is not None]
         if stratum == "validation" or None not in groups or not sizes:

@@ -1,6 +1,6 @@
 """The report's charts: each takes rows of its data and returns an `<svg>` element, or None without data."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from matplotlib.axes import Axes
@@ -28,6 +28,7 @@ _UNITS = {
     "key_nll": "nats/token (lower is better)",
     "score": "points, 0–3",
 }
+SCALE = (-0.06, 3.06)  # the judge's, with room for a point at its ends
 ROW = 0.36  # inches a row of a horizontal chart
 FRAME = 0.75  # inches for its axis and legend
 
@@ -90,7 +91,7 @@ def bases_chart(rows: Sequence[BaseRow]) -> str | None:
         _score_points(axes, [row.untrained for row in rows], 0.14, "untrained", GREY, "o", "white")
         _score_points(axes, [row.score for row in rows], -0.14, "fine-tuned", BLUE, "o", BLUE)
         _names(axes, [row.base for row in rows])
-        axes.set_xlim(0, 3.05)
+        axes.set_xlim(*SCALE)
         axes.set_xlabel("judge score, points 0–3")
         _legend(axes)
 
@@ -133,7 +134,7 @@ def formats_chart(rows: Sequence[FormatRow]) -> str | None:
         _score_points(axes, chosen, 0, "recommended", GREEN, "D", GREEN)
         _score_points(axes, others, 0, "measured", BLUE, "o", "white")
         _names(axes, [_format_label(row, several) for row in rows])
-        axes.set_xlim(0, 3.05)
+        axes.set_xlim(*SCALE)
         axes.set_xlabel("judge score, points 0–3")
         _legend(axes)
 
@@ -184,8 +185,7 @@ def bytes_chart(rows: Sequence[FormatRow]) -> str | None:
 
 
 def _sizes() -> FuncFormatter:
-    form: Callable[[float, int], str] = lambda value, _: wording.size(value) if value > 0 else "0"  # noqa: E731
-    return FuncFormatter(form)
+    return FuncFormatter(lambda value, _: wording.size(value).replace(".0 ", " ").replace(".00 ", " "))
 
 
 def tradeoff_chart(rows: Sequence[FormatRow]) -> str | None:
@@ -196,15 +196,16 @@ def tradeoff_chart(rows: Sequence[FormatRow]) -> str | None:
     slowest = max((row.seconds.p50 for row, _ in known if row.seconds), default=0.0)
 
     def draw(axes: Axes) -> None:
-        for row, size in known:
+        for index, (row, size) in enumerate(sorted(known, key=lambda pair: pair[1])):
             colour = GREEN if row.recommended else BLUE
             axes.errorbar(size, row.score.estimate, yerr=_arms([row.score]), color=colour, lw=1, zorder=2)
             area = 40 + 360 * row.seconds.p50 / slowest if row.seconds and slowest else 40
             axes.scatter(size, row.score.estimate, s=area, color=colour, alpha=0.75, lw=0, zorder=3)
-            label = row.format + (f"\n{wording.seconds(row.seconds.p50)}" if row.seconds else "")
-            axes.annotate(label, (size, row.score.estimate), xytext=(11, 5), textcoords="offset points", fontsize=8)
+            _point_label(axes, row, size, above=index % 2 == 0)
         axes.set_xlim(0, 1.2 * max(size for _, size in known))
-        axes.set_ylim(0, 3.05)
+        axes.set_ylim(-0.45, 3.45)
+        axes.set_yticks([0, 1, 2, 3])
+        axes.spines["left"].set_bounds(0, 3)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(_sizes())
         axes.set_xlabel("file size")
@@ -212,3 +213,13 @@ def tradeoff_chart(rows: Sequence[FormatRow]) -> str | None:
         axes.grid()
 
     return svg("tradeoff", "Score against file size and seconds a question", 3.3, draw)
+
+
+def _point_label(axes: Axes, row: FormatRow, size: float, above: bool) -> None:
+    """At the end of the error bar; neighbours take turns above and below, because small files lie close together."""
+    label = row.format + (f"\n{wording.seconds(row.seconds.p50)}" if row.seconds else "")
+    place = (size, row.score.high if above else row.score.low)
+    axes.annotate(
+        label, place, xytext=(0, 4 if above else -4), textcoords="offset points", fontsize=8, ha="center",
+        va="bottom" if above else "top", bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.5},
+    )  # fmt: skip

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 BLUE, ORANGE, GREEN, GREY, INK, GRID = "#1b62a5", "#c2500f", "#00795c", "#6b7280", "#1f2937", "#e5e7eb"
 WIDTH = 5.2  # inches; at a phone's width the text is then about 9 px
 
-_STYLE: dict[Any, Any] = {
+_STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.family": ["DejaVu Sans"],  # ships with matplotlib: measures are the same everywhere
     "font.size": 9,
@@ -48,7 +48,8 @@ def svg(name: str, title: str, height: float, draw: Callable[[Axes], None]) -> s
 
     `name` (letters, digits, hyphens) makes its ids unique in a page; `title` is what a screen reader says.
     """
-    with _LOCK, matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
+    settings: dict[Any, Any] = {**_STYLE, "svg.hashsalt": name}
+    with _LOCK, matplotlib.rc_context(settings):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()

@@ -65,8 +65,8 @@ def read_shape(folder: Path) -> ModelShape:
     names = config.architectures or []
     known = next((ARCHITECTURES[name] for name in names if name in ARCHITECTURES), None)
     if known is None:
-        supported = ", ".join(sorted(ARCHITECTURES))
-        raise ModelError(f"no GGUF export for {', '.join(names) or 'a config without architectures'}", f"Use one of {supported}")
+        what = ", ".join(names) or "a config that names no architecture"
+        raise ModelError(f"no GGUF export for {what}", f"Supported are {', '.join(sorted(ARCHITECTURES))}")
     _refuse_unsupported(config)
     heads = config.num_attention_heads
     return ModelShape(

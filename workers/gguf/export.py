@@ -79,7 +79,9 @@ def _sources(weights: tensors.Weights, shape: ModelShape) -> Iterator[str]:
 def _planned(source: str, shape: tuple[int, ...], names: TensorNameMap) -> Planned:
     name = names.get_name(source, try_suffixes=(".weight", ".bias"))
     if name is None:
-        raise ModelError(f"the base holds a tensor {source} that its architecture does not have", "Use the original model")
+        raise ModelError(
+            f"the base holds a tensor {source} that its architecture does not have", "Use the original model"
+        )
     return Planned(name, shape, np.float32 if len(shape) == 1 else np.float16, source)
 
 

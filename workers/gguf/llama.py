@@ -14,11 +14,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import llama_cpp.llama_cpp as lib
+import llama_cpp.llama_cpp
 import numpy as np
 
 from jsm_queue.errors import ModelError
+from jsm_queue.spec import Format
 from workers.work import Device
+
+lib: Any = llama_cpp.llama_cpp
+"""The bindings' functions, untyped: their annotations take tokens and pointers for other types than ctypes gives."""
+
+FILE_TYPES: dict[Format, int] = {
+    "F16": lib.LLAMA_FTYPE_MOSTLY_F16,
+    "Q8_0": lib.LLAMA_FTYPE_MOSTLY_Q8_0,
+    "Q6_K": lib.LLAMA_FTYPE_MOSTLY_Q6_K,
+    "Q5_K_M": lib.LLAMA_FTYPE_MOSTLY_Q5_K_M,
+    "Q4_K_M": lib.LLAMA_FTYPE_MOSTLY_Q4_K_M,
+    "Q3_K_M": lib.LLAMA_FTYPE_MOSTLY_Q3_K_M,
+    "Q2_K": lib.LLAMA_FTYPE_MOSTLY_Q2_K,
+}
+"""llama.cpp's numbers of our formats, as in the key `general.file_type`."""
 
 BATCH = 512
 """Tokens fed to llama.cpp at once: bounds its compute buffer."""
@@ -53,7 +68,7 @@ def _init_backend() -> None:
 
 @dataclass(frozen=True)
 class Generation:
-    """One greedy answer. `ids` without the end token; `ttft` and `seconds` from the call to the first and last token."""
+    """One greedy answer. `ids` without the end token; `ttft`, `seconds`: from the call to the first, the last token."""
 
     ids: list[int]
     text: str
@@ -85,13 +100,24 @@ class Gguf:
         template = lib.llama_model_chat_template(self._model, None)
         return template.decode("utf-8") if template else None
 
+    @property
+    def format(self) -> Format | None:
+        """Which of our formats the file is in; None for another one."""
+        buffer = ctypes.create_string_buffer(16)
+        lib.llama_model_meta_val_str(self._model, b"general.file_type", buffer, len(buffer))
+        return next((name for name, number in FILE_TYPES.items() if str(number).encode() == buffer.value), None)
+
     def special_text(self, name: Literal["bos", "eos"]) -> str:
         """The text of that special token, "" where the vocabulary has none."""
         token = lib.llama_vocab_bos(self._vocab) if name == "bos" else lib.llama_vocab_eos(self._vocab)
         return lib.llama_vocab_get_text(self._vocab, token).decode("utf-8") if token >= 0 else ""
 
+    def is_end(self, token: int) -> bool:
+        """Does generation stop at this token?"""
+        return lib.llama_vocab_is_eog(self._vocab, token)
+
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of rendered text. BOS is added where the vocabulary wants one and the text does not begin with it."""
+        """Token ids of rendered text. BOS is added where the vocabulary wants one and the text has none."""
         data = text.encode("utf-8")
         room = len(data) + 8
         buffer = (lib.llama_token * room)()
@@ -107,7 +133,7 @@ class Gguf:
         room = 64
         while True:
             buffer = ctypes.create_string_buffer(room)
-            count = lib.llama_detokenize(self._vocab, tokens, len(ids), buffer, room, False, False)  # type: ignore[arg-type]
+            count = lib.llama_detokenize(self._vocab, tokens, len(ids), buffer, room, False, False)
             if count >= 0:
                 return buffer.raw[:count].decode("utf-8", "replace")
             room = -count
@@ -135,7 +161,7 @@ class Gguf:
         answer: list[int] = []
         token = int(self.logits(ids, len(ids) - 1)[0].argmax())
         ttft = time.perf_counter() - began
-        while not (ended := lib.llama_vocab_is_eog(self._vocab, token)):
+        while not (ended := self.is_end(token)):
             answer.append(token)
             if len(answer) == max_new_tokens or len(ids) + len(answer) >= self.context:
                 break
@@ -178,6 +204,8 @@ def open_gguf(path: Path, device: Device, context: int) -> Iterator[Gguf]:
     start_library()
     model = lib.llama_model_load_from_file(str(path).encode("utf-8"), _model_params(device))
     if not model:
+        if "allocate" in last_log():
+            raise MemoryError(f"llama.cpp: out of memory for {path.name}")
         raise ModelError(f"llama.cpp cannot load {path.name}: {last_log()}", "Convert the model again")
     ctx = lib.llama_init_from_model(model, _context_params(device, context))
     if not ctx:

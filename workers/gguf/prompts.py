@@ -1,39 +1,32 @@
-"""What a GGUF is asked: its own chat template, rendered and tokenized."""
-
-from jinja2 import TemplateError
-from transformers.utils.chat_template_utils import render_jinja_template
+"""What a GGUF is asked: conversations rendered by the file's own chat template, in its own tokens."""
 
 from jsm_queue.errors import ModelError
+from workers.engine.prompts import ChatTemplate, conversation, prompt_text
 from workers.gguf.llama import Gguf
 
 
 def prompt_ids(gguf: Gguf, question: str, system_prompt: str | None) -> list[int]:
     """The prompt's token ids, BOS once. Raises ModelError when the file's template is missing or broken."""
-    special = {name: gguf.special_text(name) for name in ("bos", "eos")}
-    return gguf.tokenize(prompt_text(gguf.chat_template, question, system_prompt, special["bos"], special["eos"]))
+    return gguf.tokenize(prompt_text(file_template(gguf), question, system_prompt))
 
 
-def prompt_text(template: str | None, question: str, system_prompt: str | None, bos: str, eos: str) -> str:
-    """The rendered conversation up to where the answer begins. A template that refuses a system message gets it
-    before the question.
-    """
-    if not template:
-        raise ModelError("the GGUF holds no chat template", "Set `chat_template` of this base in the study")
-    asked = [{"role": "user", "content": question}]
-    if not system_prompt:
-        return _render(template, asked, bos, eos)
-    try:
-        return _render(template, [{"role": "system", "content": system_prompt}, *asked], bos, eos)
-    except ModelError:
-        return _render(template, [{"role": "user", "content": f"{system_prompt}\n\n{question}"}], bos, eos)
+def encode(gguf: Gguf, question: str, answer: str, system_prompt: str | None) -> tuple[list[int], int]:
+    """The conversation's token ids up to the end token of the answer, and the index of the answer's first one."""
+    talk = conversation(file_template(gguf), question, answer, system_prompt)
+    ids = gguf.tokenize(talk.text)
+    # The last token before the answer may merge with its first one: the answer begins where the two sequences part.
+    first = _common_prefix(gguf.tokenize(talk.text[: talk.start]), ids)
+    end = next((i for i in range(first, len(ids)) if gguf.is_end(ids[i])), len(ids) - 1)
+    return ids[: end + 1], first
 
 
-def _render(template: str, messages: list[dict[str, str]], bos: str, eos: str) -> str:
-    try:
-        # transformers' own sandboxed renderer, so that training and answering see the same text.
-        texts, _ = render_jinja_template(
-            [messages], chat_template=template, add_generation_prompt=True, bos_token=bos, eos_token=eos
-        )
-    except TemplateError as error:
-        raise ModelError(f"the chat template does not render ({error})", "Correct the base's chat template") from error
-    return texts[0]
+def file_template(gguf: Gguf) -> ChatTemplate:
+    """The file's chat template with the special tokens that it may write. Raises ModelError when there is none."""
+    if not gguf.chat_template:
+        raise ModelError("the GGUF holds no chat template", "Set chat_template of this base in the spec")
+    specials = {f"{name}_token": gguf.special_text(name) for name in ("bos", "eos")}
+    return ChatTemplate(gguf.chat_template, tuple((name, text) for name, text in specials.items() if text))
+
+
+def _common_prefix(a: list[int], b: list[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

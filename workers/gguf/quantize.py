@@ -1,5 +1,6 @@
 """An F16 GGUF becomes a smaller one, by llama.cpp's own quantizer in this process."""
 
+import ctypes
 import errno
 import os
 import shutil
@@ -7,22 +8,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-import llama_cpp.llama_cpp as lib
 from gguf import GGUFReader
 
 from jsm_queue.errors import ModelError
 from jsm_queue.spec import Format
 from workers.gguf import llama
-
-FTYPES: dict[Format, int] = {
-    "F16": lib.LLAMA_FTYPE_MOSTLY_F16,
-    "Q8_0": lib.LLAMA_FTYPE_MOSTLY_Q8_0,
-    "Q6_K": lib.LLAMA_FTYPE_MOSTLY_Q6_K,
-    "Q5_K_M": lib.LLAMA_FTYPE_MOSTLY_Q5_K_M,
-    "Q4_K_M": lib.LLAMA_FTYPE_MOSTLY_Q4_K_M,
-    "Q3_K_M": lib.LLAMA_FTYPE_MOSTLY_Q3_K_M,
-    "Q2_K": lib.LLAMA_FTYPE_MOSTLY_Q2_K,
-}
+from workers.gguf.llama import lib
 
 SPARE = 1 << 20
 """Bytes: less free space than this after a failure means that the disk was full."""
@@ -38,7 +29,7 @@ Progress = Callable[[int], None]
 
 
 def quantize(f16: Path, out: Path, format: Format, threads: int, progress: Progress = lambda written: None) -> None:
-    """Writes `out`, which appears whole or not at all. Raises OSError for a full disk, ModelError when llama.cpp refuses."""
+    """Writes `out`, whole or not at all. Raises OSError for a full disk, ModelError when llama.cpp refuses."""
     part = out.with_name(f"{out.name}.part")
     try:
         with ThreadPoolExecutor(1) as pool:
@@ -61,9 +52,9 @@ def fallback_tensors(gguf: Path, format: Format) -> list[str]:
 def _run(f16: Path, out: Path, format: Format, threads: int) -> int:
     llama.start_library()
     params = lib.llama_model_quantize_default_params()
-    params.ftype = FTYPES[format]
+    params.ftype = llama.FILE_TYPES[format]
     params.nthread = threads
-    return lib.llama_model_quantize(str(f16).encode("utf-8"), str(out).encode("utf-8"), params)
+    return lib.llama_model_quantize(str(f16).encode("utf-8"), str(out).encode("utf-8"), ctypes.byref(params))
 
 
 def _watched(future: Future[int], part: Path, progress: Progress) -> int:

@@ -17,6 +17,9 @@ from jsm_queue.errors import ModelError
 ROWS = 4096
 """Rows merged at once: bounds the working memory to a few hundred MB for the widest 8B projections."""
 
+NOT_PLAIN = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
+"""Keys of adapter_config.json that change what the matrices mean."""
+
 ADAPTER_PREFIX = "base_model.model."
 
 
@@ -37,19 +40,25 @@ class Weights:
 
 @contextmanager
 def open_weights(folder: Path) -> Iterator[Weights]:
-    """Opens every safetensors file of a folder; nothing is read before it is asked for. Raises ModelError."""
-    paths = sorted(folder.glob("*.safetensors"))
-    if not paths:
-        raise ModelError("the base holds no safetensors file", "Save its weights as safetensors; pickled weights are refused")
+    """Opens a folder's safetensors files; nothing is read before it is asked for. Raises ModelError for broken ones."""
     with ExitStack() as stack:
         shards: dict[str, Any] = {}
-        for path in paths:
+        for path in _weight_files(folder):
             try:
                 shard = stack.enter_context(safe_open(path, framework="pt"))
-            except SafetensorError as error:
-                raise ModelError(f"{path.name} is not a whole safetensors file ({error})", "Download the base again") from error
+            except (SafetensorError, OSError) as error:
+                raise ModelError(f"{path.name} cannot be read ({error})", "Get the base's files again") from error
             shards.update(dict.fromkeys(shard.keys(), shard))
         yield Weights(shards)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Those that transformers reads: some folders hold the weights a second time under other names."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return [folder / "model.safetensors"]
+    names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    return [folder / name for name in sorted(set(names))]
 
 
 @dataclass(frozen=True)
@@ -66,14 +75,19 @@ NO_ADAPTER = Adapter({}, 0.0)
 def read_adapter(folder: Path) -> Adapter:
     """The adapter in a PEFT folder. Raises ModelError for anything but plain LoRA on linear layers."""
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    extras = [key for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "fan_in_fan_out") if config.get(key)]
+    extras = [key for key in NOT_PLAIN if config.get(key)]
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or extras:
-        raise ModelError(f"the adapter is not plain LoRA ({', '.join(extras) or 'type or bias'})", "Train it without these")
+        raise ModelError(
+            f"the adapter is not plain LoRA ({', '.join(extras) or 'type or bias'})", "Train it without these"
+        )
     root = math.sqrt(config["r"]) if config.get("use_rslora") else config["r"]
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
-        tensors = {name.removeprefix(ADAPTER_PREFIX): file.get_tensor(name) for name in file.keys()}
+        tensors = {name.removeprefix(ADAPTER_PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     modules = {name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")}
-    pairs = {f"{m}.weight": (tensors.pop(f"{m}.lora_A.weight"), tensors.pop(f"{m}.lora_B.weight")) for m in sorted(modules)}
+    pairs = {
+        f"{module}.weight": (tensors.pop(f"{module}.lora_A.weight"), tensors.pop(f"{module}.lora_B.weight"))
+        for module in sorted(modules)
+    }
     if tensors:
         raise ModelError(f"the adapter holds {min(tensors)}, which is no LoRA matrix", "Train it on linear layers only")
     return Adapter(pairs, config["lora_alpha"] / root)

@@ -5,7 +5,7 @@ regex itself; the `parity` kind then proves the choice on real text.
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from gguf import GGUFWriter, TokenType
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from jsm_queue.errors import ModelError
+from workers.engine import prompts
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -37,12 +38,12 @@ class Vocabulary:
     pre: str
     tokens: list[str]
     types: list[int]
-    merges: list[str]
-    scores: list[float]
-    special: dict[str, int]
-    add_bos: bool
-    add_space_prefix: bool | None
-    chat_template: str | None
+    merges: list[str] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    special: dict[str, int] = field(default_factory=dict)
+    add_bos: bool = False
+    add_space_prefix: bool | None = None
+    chat_template: str | None = None
 
 
 def read_vocabulary(folder: Path, size: int, chat_template: str | None) -> Vocabulary:
@@ -56,11 +57,12 @@ def read_vocabulary(folder: Path, size: int, chat_template: str | None) -> Vocab
         raise ModelError("the base has no tokenizer.json", "Save it with a fast tokenizer")
     spec = json.loads(backend.to_str())
     vocabulary = _bpe(spec) if _byte_level(spec) else _byte_fallback(spec)
+    template = chat_template or _own_template(tokenizer)
     return replace(
         _padded(vocabulary, size),
-        special=_special_ids(tokenizer, folder),
+        special=_special_ids(tokenizer, template),
         add_bos=_adds_bos(tokenizer),
-        chat_template=chat_template or _own_template(tokenizer),
+        chat_template=template,
     )
 
 
@@ -93,7 +95,7 @@ def pre_type(pre_tokenizer: dict[str, Any] | None, ignore_merges: bool) -> str:
 
 def _rule(pre_tokenizer: dict[str, Any] | None) -> str:
     steps = (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer])
-    match [{**step} for step in steps if step]:
+    match [step for step in steps if step]:
         case [{"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}, last]:
             return regex if _level(last, use_regex=False) else json.dumps(last)
         case [{"type": "Digits", "individual_digits": True}, last] if _level(last, use_regex=True):
@@ -123,11 +125,11 @@ def _bpe(spec: dict[str, Any]) -> Vocabulary:
         raise ModelError(f"llama.cpp cannot apply the tokenizer's normalizer {normalizer['type']}", "Use another base")
     pre = pre_type(spec.get("pre_tokenizer"), bool(spec["model"].get("ignore_merges")))
     tokens, types = _tokens(spec)
-    return Vocabulary("gpt2", pre, tokens, types, [_merge_text(m) for m in spec["model"]["merges"]], [], {}, False, None, None)
+    return Vocabulary("gpt2", pre, tokens, types, merges=[_merge_text(merge) for merge in spec["model"]["merges"]])
 
 
 def _byte_fallback(spec: dict[str, Any]) -> Vocabulary:
-    """SentencePiece-like BPE: llama.cpp merges the pair whose result has the highest score, so scores are merge ranks."""
+    """SentencePiece-like BPE. llama.cpp merges the pair whose result scores highest: the score is the merge's rank."""
     tokens, types = _tokens(spec)
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(spec["model"]["merges"]):
@@ -138,7 +140,7 @@ def _byte_fallback(spec: dict[str, Any]) -> Vocabulary:
             types[index] = TokenType.BYTE
         elif token == spec["model"].get("unk_token"):
             types[index] = TokenType.UNKNOWN
-    return Vocabulary("llama", "default", tokens, types, [], scores, {}, False, _space_prefix(spec), None)
+    return Vocabulary("llama", "default", tokens, types, scores=scores, add_space_prefix=_space_prefix(spec))
 
 
 def _space_prefix(spec: dict[str, Any]) -> bool:
@@ -171,15 +173,14 @@ def _padded(vocabulary: Vocabulary, size: int) -> Vocabulary:
     )
 
 
-def _special_ids(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, int]:
-    """bos, eos, unk and pad as the tokenizer says; eot: a further end token of generation_config.json."""
+def _special_ids(tokenizer: PreTrainedTokenizerBase, template: str | None) -> dict[str, int]:
+    """bos, eos, unk and pad as the tokenizer says; eot: the token that ends an answer in the chat template."""
     ids = {name: getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "unk", "pad")}
-    config = folder / "generation_config.json"
-    ends = json.loads(config.read_text(encoding="utf-8")).get("eos_token_id") if config.is_file() else None
     if ids["eos"] is None:
         raise ModelError("the base's tokenizer has no end token", "Set eos_token in its tokenizer_config.json")
-    others = [token for token in (ends if isinstance(ends, list) else [ends]) if token not in (None, ids["eos"])]
-    return {name: token for name, token in {**ids, "eot": next(iter(others), None)}.items() if token is not None}
+    if template:
+        ids["eot"] = prompts.encode(tokenizer, prompts.chat_template(tokenizer, template), "?", "?", None).ids[-1]
+    return {name: token for name, token in ids.items() if token is not None}
 
 
 def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:

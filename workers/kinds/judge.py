@@ -1,6 +1,5 @@
 """Answers → scores 0–3, by the key facts that they state."""
 
-
 from jsm_queue.data.examples import Example, read_examples
 from jsm_queue.data.keyfacts import found_key_facts, key_fact_score
 from jsm_queue.errors import DataError

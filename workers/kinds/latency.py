@@ -81,7 +81,9 @@ def _rate(made: Generation) -> float:
 def _fitting(paths: list[Path], labels: list[str], free: int) -> list[int]:
     fits = [index for index, path in enumerate(paths) if path.stat().st_size * HEADROOM <= free]
     for index in sorted(set(range(len(paths))) - set(fits)):
-        logger.warning("%s is not timed: its file does not fit into the %.1f GB that are free", labels[index], free / 1e9)
+        logger.warning(
+            "%s is not timed: its file does not fit into the %.1f GB that are free", labels[index], free / 1e9
+        )
     return fits
 
 

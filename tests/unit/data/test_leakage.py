@@ -25,7 +25,7 @@ def test_nearest_equals_comparing_all_pairs(texts: list[str], others: list[str],
 
 
 def test_the_longest_name_is_masked_first() -> None:
-    one, two = masked(["内水氾濫と氾濫の違い", "高潮とＮ値の違い"], ["氾濫", "内水氾濫", "高潮", "N値"])
+    one, two = masked(["砂防堰堤と砂防の違い", "高潮とＮ値の違い"], ["砂防", "砂防堰堤", "高潮", "N値"])
     assert one == two
 
 

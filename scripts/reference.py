@@ -1,0 +1,134 @@
+"""Writes docs/cli.md and docs/settings.md from the code: `make docs`. A test compares them."""
+
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Union
+
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from jsm_queue import spec
+from jsm_queue.cli.main import app
+from jsm_queue.settings import Settings
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+NOTE = "<!-- written by `make docs`; change the code, not this file -->\n"
+
+
+def main() -> None:
+    """Writes both files."""
+    DOCS.mkdir(exist_ok=True)
+    for name, text in (("cli.md", cli_page()), ("settings.md", settings_page())):
+        (DOCS / name).write_text(text, encoding="utf-8", newline="\n")
+
+
+# The command line
+
+
+def cli_page() -> str:
+    """docs/cli.md: every command with its arguments and options."""
+    root: Any = typer.main.get_command(app)
+    lines = [NOTE, "# The command line\n", f"{root.help}\n"]
+    lines.append("Every error is one line that says what to do; `JSM_DEBUG=1` adds where it came from.\n")
+    for name, command in _commands(root, "jsm"):
+        lines += [f"## {name}\n", f"`{' '.join([name, *_usage(command)])}`\n", f"{_paragraphs(command.help)}\n"]
+        rows = [f"| {_parameter(param)} | {param.help} |" for param in command.params if param.help]
+        if rows:
+            lines += ["| | |", "|---|---|", *rows, ""]
+    return "\n".join(lines)
+
+
+def _commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix} {name}")
+        else:
+            yield f"{prefix} {name}", command
+
+
+def _usage(command: Any) -> list[str]:
+    arguments = [param.metavar or param.name.upper() for param in command.params if param.param_type_name == "argument"]
+    options = [param for param in command.params if param.param_type_name == "option" and param.help]
+    return [*arguments, *(["[OPTIONS]"] if options else [])]
+
+
+def _parameter(param: Any) -> str:
+    return ", ".join(f"`{name}`" for name in (param.opts if param.param_type_name == "option" else [param.metavar]))
+
+
+def _paragraphs(text: str) -> str:
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+
+
+# Settings and spec
+
+
+def settings_page() -> str:
+    """docs/settings.md: every JSM_* setting, every key of a study."""
+    lines = [NOTE, "# Settings\n"]
+    lines.append("Each is an environment variable, or a key without `JSM_` in `settings.toml` in the home folder.")
+    lines.append("Variables win.\n")
+    lines += _table((f"JSM_{name.upper()}", field) for name, field in Settings.model_fields.items())
+    lines.append("# The study's file\n")
+    lines.append("Paths are relative to the file. `jsm init` writes a commented one.\n")
+    for title, model in _parts():
+        lines += [f"## {title}\n", f"{_paragraphs(model.__doc__ or '')}\n"]
+        lines += _table(model.model_fields.items())
+    return "\n".join(lines)
+
+
+def _parts() -> list[tuple[str, type[BaseModel]]]:
+    return [
+        ("top level", spec.StudySpec),
+        ("data", spec.DataSpec),
+        ("bases, each", spec.BaseSpec),
+        ("training", spec.TrainingSpec),
+        ("decoding", spec.DecodingSpec),
+        ("judge", spec.JudgeSpec),
+        ("stages", spec.Stages),
+        ("stages.scale", spec.ScaleStage),
+        ("stages.bases", spec.BasesStage),
+        ("stages.quantization", spec.QuantizationStage),
+        ("limits", spec.Limits),
+    ]
+
+
+def _table(fields: Any) -> list[str]:
+    rows = [
+        f"| `{name}` | {_type(field.annotation)} | {_default(field)} | {field.description or ''} |"
+        for name, field in fields
+    ]
+    return ["| key | type | default | |", "|---|---|---|---|", *rows, ""]
+
+
+def _type(annotation: Any) -> str:
+    """A type in plain words: "number", "text or nothing", `"a"` or `"b"`."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _type(arguments[0])
+    if origin in (Union, types.UnionType):
+        return " or ".join(_type(part) for part in arguments)
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin is list:
+        return "list, see below" if _type(arguments[0]) == "see below" else f"list of {_type(arguments[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "see below"
+    words = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path", type(None): "nothing"}
+    return words.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "**required**"
+    value = field.get_default(call_default_factory=True)
+    if value is None or isinstance(value, BaseModel):
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The command line: help everywhere, errors in one line, JSON where data are printed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from jsm_queue.cli import console
+from jsm_queue.cli.main import app
+
+ROOT = Path(__file__).resolve().parents[3]
+COMMANDS = ["up", "down", "demo", "init", "plan", "submit", "status", "jobs", "cancel", "report", "worker"]
+WITH_DATA = ["plan", "submit", "status", "jobs", "cancel", "report", "worker list", "worker invite"]
+
+
+def jsm(*arguments: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("JSM_")}
+    return subprocess.run(
+        [sys.executable, "-m", "jsm_queue.cli.main", *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        env={**clean, "JSM_HOME": str(home), **env},
+        cwd=ROOT,
+    )
+
+
+def test_the_commands_are_these() -> None:
+    assert list(typer.main.get_command(app).commands) == COMMANDS  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "worker start", "worker list", "worker invite"])
+def test_every_command_has_help(command: str) -> None:
+    shown = CliRunner().invoke(app, [*command.split(), "--help"])
+    assert shown.exit_code == 0
+    assert len(shown.output.split("\n\n")) >= 1
+    assert "Usage" in shown.output
+    assert ("--json" in shown.output) == (command in WITH_DATA)
+
+
+def test_an_error_is_one_line_with_its_fix_and_status(tmp_path: Path) -> None:
+    done = jsm("status", home=tmp_path)
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: No api is running on")
+    assert "jsm up" in done.stderr
+    assert done.stdout == ""
+
+
+def test_debugging_shows_where_an_error_came_from(tmp_path: Path) -> None:
+    assert "Traceback" in jsm("status", home=tmp_path, JSM_DEBUG="1").stderr
+
+
+def test_a_wrong_spec_names_the_key(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("name: a\ndata: {source: x}\nbasis: []\n", encoding="utf-8")
+    done = jsm("plan", str(tmp_path / "s.yaml"), home=tmp_path)
+    assert done.returncode == 2
+    assert "basis" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_api_that_went_away_is_told(tmp_path: Path) -> None:
+    done = jsm("status", home=tmp_path, JSM_API_URL="http://127.0.0.1:9", JSM_TOKEN="x")
+    assert done.returncode == 3
+    assert "does not answer" in done.stderr
+
+
+def test_brackets_of_a_message_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_error("expected [bold] here", "write [/]")
+    assert "expected [bold] here — write [/]" in capsys.readouterr().err
+
+
+def test_settings_that_are_wrong_are_told(tmp_path: Path) -> None:
+    done = jsm("status", home=tmp_path, JSM_API_PORT="many")
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr

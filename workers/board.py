@@ -1,0 +1,135 @@
+"""What every slot and every attempt of this worker is doing now: the one state that its threads share."""
+
+import threading
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jsm_queue.protocol import AttemptReport, Desired, SlotReport
+from workers.hardware import SlotPlan
+
+
+@dataclass
+class SlotState:
+    """A slot as the api sees it. `run`: the run that occupies it, or the last one that did."""
+
+    plan: SlotPlan
+    free: bool = True
+    run: str | None = None
+    warm_base: str | None = None
+
+
+@dataclass
+class Held:
+    """An attempt that this worker holds. `stop` is set when it is unwanted or the agent leaves."""
+
+    report: AttemptReport
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+class Board:
+    """Slots and attempts.
+
+    Safe to use from several threads; `news` is set when the api should hear at once.
+    """
+
+    def __init__(self, plans: list[SlotPlan]) -> None:
+        self.news = threading.Event()
+        self.leaving = threading.Event()
+        self._lock = threading.Lock()
+        self._slots = {plan.idx: SlotState(plan) for plan in plans}
+        self._held: dict[str, Held] = {}
+        self._desired: dict[str, Desired] = {}
+
+    # ---- slots ----
+
+    def occupy(self, slot: int, run: str) -> bool:
+        """The run begins on the slot.
+
+        False when the slot is busy or this run was there already: a message came twice.
+        """
+        with self._lock:
+            state = self._slots.get(slot)
+            if state is None or not state.free or state.run == run:
+                return False
+            state.free, state.run = False, run
+        self.news.set()
+        return True
+
+    def release(self, slot: int, warm_base: str | None) -> None:
+        """The slot is free again."""
+        with self._lock:
+            self._slots[slot].free, self._slots[slot].warm_base = True, warm_base
+        self.news.set()
+
+    def slot_reports(self, room: dict[int, int]) -> list[SlotReport]:
+        """All slots for a heartbeat; `room` is the free memory of each in bytes."""
+        with self._lock:
+            return [
+                SlotReport(
+                    idx=idx,
+                    kind=_kind(state.plan),
+                    device=state.plan.device,
+                    vram_free=room.get(idx, 0),
+                    free=state.free,
+                    run=state.run,
+                    warm_base=state.warm_base,
+                )
+                for idx, state in self._slots.items()
+            ]
+
+    # ---- attempts ----
+
+    def begin(self, attempt: str) -> Held | None:
+        """The attempt starts. None when this worker holds it already, or leaves."""
+        with self._lock:
+            if attempt in self._held or self.leaving.is_set():
+                return None
+            held = self._held[attempt] = Held(AttemptReport(attempt=attempt, phase="running"))
+            if self._desired.get(attempt) == "stop":  # it was unwanted before its message came
+                held.stop.set()
+            return held
+
+    def progress(self, attempt: str, position: int, total: int, metrics: dict[str, float]) -> None:
+        """Where the attempt is; told with the next heartbeat."""
+        with self._lock:
+            if held := self._held.get(attempt):
+                held.report = AttemptReport(
+                    attempt=attempt, phase="running", position=position, total=total, metrics=metrics
+                )
+
+    def delivering(self, attempt: str) -> None:
+        """The attempt's result is whole on the disk."""
+        with self._lock:
+            held = self._held.setdefault(attempt, Held(AttemptReport(attempt=attempt, phase="delivering")))
+            held.report = held.report.model_copy(update={"phase": "delivering"})
+        self.news.set()
+
+    def forget(self, attempt: str) -> None:
+        """The attempt was accepted, refused or ended."""
+        with self._lock:
+            self._held.pop(attempt, None)
+
+    def attempt_reports(self) -> list[AttemptReport]:
+        """All attempts for a heartbeat."""
+        with self._lock:
+            return [held.report for held in self._held.values()]
+
+    def obey(self, desired: dict[str, Desired]) -> None:
+        """Stop the running attempts that nobody wants. A finished result is delivered all the same."""
+        with self._lock:
+            self._desired = desired
+            for attempt, held in self._held.items():
+                if desired.get(attempt) == "stop" and held.report.phase == "running":
+                    held.stop.set()
+
+    def leave(self) -> None:
+        """The agent ends: nothing new begins, what runs is stopped."""
+        with self._lock:
+            self.leaving.set()
+            for held in self._held.values():
+                held.stop.set()
+        self.news.set()
+
+
+def _kind(plan: SlotPlan) -> Literal["gpu", "cpu"]:
+    return "gpu" if plan.kind == "gpu" else "cpu"

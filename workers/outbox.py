@@ -1,0 +1,64 @@
+"""Complete results that the api does not have yet, on the worker's disk, where no crash or outage loses them.
+
+<home>/outbox/<attempt>/   a result's files; it got here by one rename, so `result.json` is in it and whole
+<home>/work/<attempt>/     an attempt under way: `inputs/`, and `out/`, which becomes the former
+"""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from jsm_queue.protocol import ResultRequest
+from workers.runner import RESULT
+
+
+class Outbox:
+    """The folder `outbox` of a worker's home, and `work` beside it."""
+
+    def __init__(self, home: Path) -> None:
+        self.work = home / "work"
+        self.root = home / "outbox"
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.work.mkdir(parents=True, exist_ok=True)
+
+    def recover(self) -> None:
+        """After a crash: what was finished is kept, what was not is removed."""
+        for folder in self.work.iterdir():
+            if (folder / "out" / RESULT).exists():
+                self.put(folder.name)
+            self.clear(folder.name)
+
+    def begin(self, attempt: str) -> Path:
+        """An empty folder for an attempt, with `out` in it."""
+        self.clear(attempt)
+        folder = self.work / attempt
+        (folder / "out").mkdir(parents=True)
+        return folder
+
+    def put(self, attempt: str) -> None:
+        """The attempt's result is complete."""
+        target = self.root / attempt
+        if not target.exists():
+            (self.work / attempt / "out").rename(target)
+
+    def clear(self, attempt: str) -> None:
+        """Remove what an attempt left in `work`."""
+        shutil.rmtree(self.work / attempt, ignore_errors=True)
+
+    def attempts(self) -> list[str]:
+        """The attempts whose results wait, the oldest first."""
+        folders = [folder for folder in self.root.iterdir() if (folder / RESULT).exists()]
+        return [folder.name for folder in sorted(folders, key=lambda f: (f.stat().st_mtime, f.name))]
+
+    def read(self, attempt: str) -> ResultRequest:
+        """A waiting result. Raises ValueError when its file is damaged."""
+        return ResultRequest.model_validate_json((self.root / attempt / RESULT).read_bytes())
+
+    def drop(self, attempt: str) -> None:
+        """The api has it, or nobody wants it:
+
+        the marker goes first, so that no half-removed result is ever sent.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            (self.root / attempt / RESULT).unlink()
+        shutil.rmtree(self.root / attempt, ignore_errors=True)

@@ -1,0 +1,129 @@
+"""A worker's session with the api:
+
+hello, heartbeats, and the long poll for what is desired of each attempt.
+"""
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable
+from typing import TypeVar
+
+import psutil
+
+from jsm_queue.errors import AuthError, GoneError, JsmError
+from jsm_queue.protocol import (
+    ControlReply,
+    Hardware,
+    HeartbeatReply,
+    HeartbeatRequest,
+    HelloReply,
+    HelloRequest,
+    SlotReport,
+)
+from workers import hardware
+from workers.board import Board
+from workers.client import Client, Stopped, Unreachable, patiently
+from workers.hardware import SlotPlan
+
+logger = logging.getLogger(__name__)
+
+PAUSE_S = 0.2  # between two heartbeats, however much news there is
+REFUSED_WAIT_S = 15.0  # before the next request when the api refuses one that it should not
+
+T = TypeVar("T")
+OnGone = Callable[[JsmError], object]
+
+
+class Session:
+    """From one hello to the end of this process, or to a newer hello of the same worker."""
+
+    def __init__(self, client: Client, board: Board, plans: list[SlotPlan], on_gone: OnGone) -> None:
+        self.boot_id = ""
+        self._client = client
+        self._board = board
+        self._plans = plans
+        self._on_gone = on_gone
+        self._heartbeat_s = 15.0
+
+    def hello(self, machine: Hardware, undelivered: list[str]) -> list[str]:
+        """Begin. Returns the attempts whose results nobody wants. Raises Unreachable, AuthError.
+
+        Each try has a boot id of its own, as the api may have taken one whose answer was lost.
+        """
+        self.boot_id = uuid.uuid4().hex
+        request = HelloRequest(boot_id=self.boot_id, hardware=machine, slots=self._slots(), undelivered=undelivered)
+        reply = self._client.post("/v1/worker/hello", request, HelloReply)
+        self._heartbeat_s = reply.heartbeat_s
+        return reply.drop
+
+    def start(self) -> None:
+        """Heartbeats and control, each in a thread of its own, until the agent leaves."""
+        for task in (self._beat, self._control):
+            threading.Thread(target=self._guarded, args=(task,), name=task.__name__, daemon=True).start()
+
+    def _guarded(self, task: Callable[[], None]) -> None:
+        """A thread that must not die quietly:
+
+        a bug in it ends the session, and the agent is started again.
+        """
+        try:
+            task()
+        except Stopped:
+            return
+        except (GoneError, AuthError) as error:
+            self._on_gone(error)
+        except Exception as error:
+            logger.exception("%s failed", task.__name__)
+            self._on_gone(JsmError(f"{task.__name__.strip('_')}: {error}", "See the worker's log"))
+
+    def _beat(self) -> None:
+        board = self._board
+        while not board.leaving.is_set():
+            board.news.clear()
+            patiently(self._heartbeat, board.leaving, _away("heartbeat"))
+            board.leaving.wait(PAUSE_S)
+            board.news.wait(self._heartbeat_s)
+
+    def _heartbeat(self) -> None:
+        request = HeartbeatRequest(boot_id=self.boot_id, slots=self._slots(), attempts=self._board.attempt_reports())
+        self._asked(lambda: self._client.post("/v1/worker/heartbeat", request, HeartbeatReply))
+
+    def _control(self) -> None:
+        revision = -1
+        while not self._board.leaving.is_set():
+            query = {"boot_id": self.boot_id, "rev": revision}
+
+            def ask(query: dict[str, str | int] = query) -> ControlReply:
+                return self._asked(lambda: self._client.get("/v1/worker/control", ControlReply, query))
+
+            reply = patiently(ask, self._board.leaving, _away("control"))
+            revision = reply.control_rev
+            self._board.obey(reply.desired)
+
+    def _asked(self, call: Callable[[], T]) -> T:
+        """Whatever the api refuses but a superseded session is tried again:
+
+        a session never ends by an api's bug.
+        """
+        try:
+            return call()
+        except (GoneError, AuthError):
+            raise
+        except JsmError as error:
+            self._board.leaving.wait(REFUSED_WAIT_S)
+            raise Unreachable(str(error)) from error
+
+    def _slots(self) -> list[SlotReport]:
+        return self._board.slot_reports(free_memory(self._plans))
+
+
+def free_memory(plans: list[SlotPlan]) -> dict[int, int]:
+    """Free bytes for each slot: the GPU's own, or the system's."""
+    gpus = {gpu.uuid: gpu.free for gpu in hardware.list_gpus()} if any(p.uuid for p in plans) else {}
+    available = psutil.virtual_memory().available
+    return {plan.idx: gpus.get(plan.uuid, 0) if plan.uuid else available for plan in plans}
+
+
+def _away(what: str) -> Callable[[str], None]:
+    return lambda reason: logger.warning("%s: the api is away (%s); trying on", what, reason)
