@@ -1,6 +1,6 @@
 # `make help` lists the targets. Everything installs into .venv; nothing else on the machine changes but caches.
-PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
-	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+PYTHON := $(or $(wildcard .venv/bin/python),$(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done))
 PYTHON := $(or $(PYTHON),python3)
 BIN := .venv/bin
 

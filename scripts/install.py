@@ -89,7 +89,7 @@ def check_machine(needs_build: bool) -> None:
     checks.check_venv_module()
     checks.check_writable(ROOT)
     checks.check_writable(checks.cache_folder())
-    compiler = checks.find_compiler() if needs_build else "no compiler needed"
+    compiler = checks.find_compiler() if needs_build else "no compiling"
     free = checks.check_disk(ROOT, 1.0 if STAMP.exists() or has_torch() else checks.DISK_CPU_GB)
     version = ".".join(map(str, sys.version_info[:3]))
     say(f"▸ this machine: Python {version} · {compiler} · {free:.0f} GB free · {os.cpu_count()} cores")

@@ -3,13 +3,14 @@
 import errno
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jsm_queue.broker import AttemptEnded
 from jsm_queue.crashpoints import reach
-from jsm_queue.errors import AuthError, ConflictError, GoneError, JsmError
+from jsm_queue.errors import AuthError, GoneError, JsmError
 from jsm_queue.kinds import KINDS, BaseRef
 from jsm_queue.protocol import Bell, ClaimReply, ClaimRequest, EndRequest, Grant
 from workers.board import Board, Held
@@ -20,41 +21,29 @@ from workers.outbox import Outbox
 from workers.runner import EventLine, JobLine
 from workers.session import Session
 from workers.slots import Ended, Slot
+from workers.threads import OnGone
 
 logger = logging.getLogger(__name__)
 
-OnGone = Callable[[JsmError], object]
 
-
+@dataclass(frozen=True)
 class Attempts:
-    """What a bell sets in motion.
+    """What a bell sets in motion. `handle` runs in a Celery thread; the slots' number bounds how many at
+    once.
 
-    `handle` runs in a Celery thread; the slots' number bounds how many at once.
+    `provenance`: what this machine adds to a result's.
     """
 
-    def __init__(
-        self,
-        home: Path,
-        client: Client,
-        session: Session,
-        board: Board,
-        slots: Mapping[int, Slot],
-        cache: Cache,
-        outbox: Outbox,
-        delivery: Delivery,
-        provenance: dict[str, Any],
-        on_gone: OnGone,
-    ) -> None:
-        self._home = home
-        self._client = client
-        self._session = session
-        self._board = board
-        self._slots = slots
-        self._cache = cache
-        self._outbox = outbox
-        self._delivery = delivery
-        self._provenance = provenance
-        self._on_gone = on_gone
+    home: Path
+    client: Client
+    session: Session
+    board: Board
+    slots: Mapping[int, Slot]
+    cache: Cache
+    outbox: Outbox
+    delivery: Delivery
+    provenance: dict[str, Any]
+    on_gone: OnGone
 
     def handle(self, kind: str, bell: Bell, delivery: str) -> str:
         """Claim what the bell rings for and run it.
@@ -63,37 +52,44 @@ class Attempts:
         """
         try:
             claim = self._claim(bell, delivery)
-        except ConflictError as error:
-            logger.info("run %s: dropped: %s", bell.run, error.message)
-            return "dropped"
-        except (GoneError, AuthError) as error:
-            self._on_gone(error)
-            return "left"
         except Stopped:
             return "left"
-        reach("claimed")
-        if not claim.attempts or not self._board.occupy(claim.slot, bell.run):
-            logger.info("run %s: nothing to do for %s", bell.run, bell.label)
+        except (GoneError, AuthError) as error:
+            self.on_gone(error)
+            return "left"
+        except JsmError as error:
+            logger.info("run %s: dropped: %s", bell.run, error.message)
             return "dropped"
-        slot = self._slots[claim.slot]
+        reach("claimed")
+        if not self.board.occupy(claim.slot, bell.run):
+            self._give_back(claim)
+            return "dropped"
+        slot = self.slots[claim.slot]
         try:
             ends = [self._attempt(grant, slot, bell) for grant in claim.attempts]
         finally:
-            self._board.release(slot.plan.idx, slot.warm_base)
+            self.board.release(slot.plan.idx, slot.warm_base)
         for ended in filter(None, ends):
             raise AttemptEnded(f"{ended.reason}: {ended.message}")
         return "done"
 
+    def _give_back(self, claim: ClaimReply) -> None:
+        """The message came twice, or the slot is taken: what this worker does not hold it cannot run."""
+        for grant in claim.attempts:
+            if not self.board.holds(grant.attempt):
+                message = f"slot {claim.slot} is not free"
+                self.delivery.end(grant.attempt, EndRequest(reason="released", message=message))
+
     def _claim(self, bell: Bell, delivery: str) -> ClaimReply:
-        request = ClaimRequest(boot_id=self._session.boot_id, delivery=delivery)
+        request = ClaimRequest(boot_id=self.session.boot_id, delivery=delivery)
         return patiently(
-            lambda: self._client.post(f"/v1/runs/{bell.run}/claim", request, ClaimReply),
-            self._board.leaving,
+            lambda: self.client.post(f"/v1/runs/{bell.run}/claim", request, ClaimReply),
+            self.board.leaving,
             lambda reason: logger.warning("run %s: the api is away (%s); trying on", bell.run, reason),
         )
 
     def _attempt(self, grant: Grant, slot: Slot, bell: Bell) -> Ended | None:
-        held = self._board.begin(grant.attempt)
+        held = self.board.begin(grant.attempt)
         if held is None:
             return None
         started = time.monotonic()
@@ -102,16 +98,16 @@ class Attempts:
         seconds = time.monotonic() - started
         logger.info("attempt %s: %s after %.1f s", grant.attempt, ended.reason if ended else "complete", seconds)
         if ended is None:
-            self._delivery.result(grant.attempt)
-        elif not self._board.leaving.is_set():
+            self.delivery.result(grant.attempt)
+        elif not self.board.leaving.is_set():
             message, log_tail = ended.message[:4000], ended.log_tail[-20_000:]
-            self._delivery.end(grant.attempt, EndRequest(reason=ended.reason, message=message, log_tail=log_tail))
-        self._outbox.clear(grant.attempt)
+            self.delivery.end(grant.attempt, EndRequest(reason=ended.reason, message=message, log_tail=log_tail))
+        self.outbox.clear(grant.attempt)
         return ended
 
     def _execute(self, grant: Grant, slot: Slot, held: Held) -> Ended | None:
         try:
-            folder = self._outbox.begin(grant.attempt)
+            folder = self.outbox.begin(grant.attempt)
             base = base_of(grant.params)
             self._fetch(grant, base, folder / "inputs", held)
             reach("fetched")
@@ -120,14 +116,17 @@ class Attempts:
                 base.key if base else None,
                 KINDS[grant.kind].stall_s,
                 held.stop,
-                lambda event: self._note(event),
+                self._note,
             )
             if ended is None:
                 reach("result_written")
-                self._outbox.put(grant.attempt)
+                self.outbox.put(grant.attempt)
             return ended
         except Stopped:
             return Ended("cancelled", "no longer wanted")
+        except (GoneError, AuthError) as error:
+            self.on_gone(error)
+            return Ended("cancelled", str(error))
         except JsmError as error:
             return Ended("error", str(error))
         except OSError as error:
@@ -139,10 +138,10 @@ class Attempts:
 
     def _fetch(self, grant: Grant, base: BaseRef | None, inputs: Path, held: Held) -> None:
         def fetch() -> None:
-            self._cache.build(grant.inputs, inputs, held.stop)
+            self.cache.build(grant.inputs, inputs, held.stop)
             if base and base.form == "hub":
-                log = self._home / "logs" / "hub.log"
-                self._cache.build_hub_base(base, inputs / "base", log, held.stop)
+                log = self.home / "logs" / "hub.log"
+                self.cache.build_hub_base(base, inputs / "base", log, held.stop)
 
         inputs.mkdir()
         patiently(
@@ -161,11 +160,11 @@ class Attempts:
             folder=folder / "out",
             device="cuda:0" if gpu else "cpu",  # the runner sees its slot's GPU alone
             threads=slot.plan.threads,
-            provenance=self._provenance | {"slot": slot.plan.device},
+            provenance=self.provenance | {"slot": slot.plan.device},
         )
 
     def _note(self, event: EventLine) -> None:
-        self._board.progress(event.attempt, event.position, event.total, event.metrics)
+        self.board.progress(event.attempt, event.position, event.total, event.metrics)
 
 
 def base_of(params: dict[str, Any]) -> BaseRef | None:

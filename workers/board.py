@@ -35,7 +35,7 @@ class Board:
     def __init__(self, plans: list[SlotPlan]) -> None:
         self.news = threading.Event()
         self.leaving = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may interrupt a holder
         self._slots = {plan.idx: SlotState(plan) for plan in plans}
         self._held: dict[str, Held] = {}
         self._desired: dict[str, Desired] = {}
@@ -88,6 +88,11 @@ class Board:
             if self._desired.get(attempt) == "stop":  # it was unwanted before its message came
                 held.stop.set()
             return held
+
+    def holds(self, attempt: str) -> bool:
+        """Whether this worker runs or delivers the attempt."""
+        with self._lock:
+            return attempt in self._held
 
     def progress(self, attempt: str, position: int, total: int, metrics: dict[str, float]) -> None:
         """Where the attempt is; told with the next heartbeat."""

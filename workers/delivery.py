@@ -2,22 +2,20 @@
 
 import logging
 import queue
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 from jsm_queue.crashpoints import reach
-from jsm_queue.errors import AuthError, ConflictError, GoneError, JsmError
+from jsm_queue.errors import AuthError, GoneError, JsmError
 from jsm_queue.kinds import ROLE_FILES
 from jsm_queue.protocol import ArtifactIn, EndRequest, ResultReply
+from workers import threads
 from workers.board import Board
 from workers.cache import Cache
-from workers.client import Client, Stopped, patiently
+from workers.client import Client, patiently
 from workers.outbox import Outbox
+from workers.threads import OnGone
 
 logger = logging.getLogger(__name__)
-
-OnGone = Callable[[JsmError], object]
 
 
 class Delivery:
@@ -35,7 +33,7 @@ class Delivery:
         """Deliver what an earlier session finished, then what comes, until the agent leaves."""
         for attempt in self._outbox.attempts():
             self.result(attempt)
-        threading.Thread(target=self._loop, name="delivery", daemon=True).start()
+        threads.start("delivery", self._loop, self._on_gone)
 
     def result(self, attempt: str) -> None:
         """The attempt's result is in the outbox."""
@@ -47,20 +45,9 @@ class Delivery:
         self._due.put((attempt, request))
 
     def _loop(self) -> None:
-        stop = self._board.leaving
-        while not stop.is_set():
+        while True:
             attempt, end = self._due.get()
-            try:
-                patiently(lambda a=attempt, e=end: self._bring(a, e), stop, _away)
-            except Stopped:
-                return
-            except (GoneError, AuthError) as error:
-                self._on_gone(error)
-                return
-            except Exception as error:
-                logger.exception("attempt %s: delivery failed", attempt)
-                self.end(attempt, EndRequest(reason="error", message=f"delivery: {error}"[:4000]))
-                self._outbox.drop(attempt)
+            patiently(lambda a=attempt, e=end: self._bring(a, e), self._board.leaving, _away)
 
     def _bring(self, attempt: str, end: EndRequest | None) -> None:
         if end is None:
@@ -99,7 +86,9 @@ class Delivery:
         try:
             self._client.tell(f"/v1/attempts/{attempt}/end", end)
             logger.info("attempt %s: ended (%s)", attempt, end.reason)
-        except ConflictError as error:
+        except (GoneError, AuthError):
+            raise
+        except JsmError as error:
             logger.info("attempt %s: dropped: %s", attempt, error.message)
 
     def _keep(self, folder: Path, artifacts: list[ArtifactIn]) -> None:

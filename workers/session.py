@@ -4,7 +4,6 @@ hello, heartbeats, and the long poll for what is desired of each attempt.
 """
 
 import logging
-import threading
 import uuid
 from collections.abc import Callable
 from typing import TypeVar
@@ -21,10 +20,11 @@ from jsm_queue.protocol import (
     HelloRequest,
     SlotReport,
 )
-from workers import hardware
+from workers import hardware, threads
 from workers.board import Board
-from workers.client import Client, Stopped, Unreachable, patiently
+from workers.client import Client, Unreachable, patiently
 from workers.hardware import SlotPlan
+from workers.threads import OnGone
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,6 @@ PAUSE_S = 0.2  # between two heartbeats, however much news there is
 REFUSED_WAIT_S = 15.0  # before the next request when the api refuses one that it should not
 
 T = TypeVar("T")
-OnGone = Callable[[JsmError], object]
 
 
 class Session:
@@ -59,23 +58,8 @@ class Session:
 
     def start(self) -> None:
         """Heartbeats and control, each in a thread of its own, until the agent leaves."""
-        for task in (self._beat, self._control):
-            threading.Thread(target=self._guarded, args=(task,), name=task.__name__, daemon=True).start()
-
-    def _guarded(self, task: Callable[[], None]) -> None:
-        """A thread that must not die quietly:
-
-        a bug in it ends the session, and the agent is started again.
-        """
-        try:
-            task()
-        except Stopped:
-            return
-        except (GoneError, AuthError) as error:
-            self._on_gone(error)
-        except Exception as error:
-            logger.exception("%s failed", task.__name__)
-            self._on_gone(JsmError(f"{task.__name__.strip('_')}: {error}", "See the worker's log"))
+        threads.start("heartbeat", self._beat, self._on_gone)
+        threads.start("control", self._control, self._on_gone)
 
     def _beat(self) -> None:
         board = self._board

@@ -23,6 +23,7 @@ from jsm_queue.protocol import EndReason
 from workers.hardware import SlotPlan
 from workers.runner import EventLine, JobLine
 
+RUNNER = ("-m", "workers.runner")
 LOOK_S = 0.25  # between two looks at whether the attempt is still wanted
 LOG_BYTES = 5_000_000  # of a slot's log, before it is put aside
 TAIL_LINES = 50  # of the log that go with an end
@@ -116,9 +117,7 @@ class Slot:
             return
         self.kill()
         self._events = queue.SimpleQueue()
-        self._runner = processes.spawn(
-            [sys.executable, "-m", "workers.runner"], self.log, self._environment(), stdout=subprocess.PIPE
-        )
+        self._runner = processes.spawn([sys.executable, *RUNNER], self.log, self._environment(), stdout=subprocess.PIPE)
         processes.write_pid_file(self._pid_file, self._runner.pid)
         assert self._runner.stdout
         threading.Thread(target=_listen, args=(self._runner.stdout, self._events), daemon=True).start()

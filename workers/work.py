@@ -1,9 +1,9 @@
 """What a kind's function gets and gives: the contract between the runner process and `workers/kinds/`.
 
 Each `workers/kinds/<kind>.py` has one public function `run(work: Work) -> Outcome`. Input files lie in
-`work.inputs/<need>/<file>` with the names of `jsm_queue.kinds.ROLE_FILES`; leaf files (the corpus, the bench, a local
-base) in `work.inputs/source/`, `work.inputs/bench/` and `work.inputs/base/`. Output files go into `work.folder`, under
-the same names; the runner hashes them.
+`work.inputs/<need>/<file>` with the names of `jsm_queue.kinds.ROLE_FILES`; leaf files (the corpus, the bench,
+a local base) in `work.inputs/source/`, `work.inputs/bench/` and `work.inputs/base/`. Output files go into
+`work.folder`, under the same names; the runner hashes them.
 """
 
 from collections.abc import Callable

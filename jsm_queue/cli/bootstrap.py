@@ -7,8 +7,9 @@ folder's admin token, and writes a new invite for one worker to FILE.
 import sys
 from pathlib import Path
 
-from jsm_queue.cli.home import home, write_secret
+from jsm_queue.cli.home import home
 from jsm_queue.cli.up import admin_token
+from jsm_queue.files import write_secret
 from jsm_queue.settings import settings
 from jsm_queue.store.database import open_store
 from jsm_queue.store.tokens import create_token

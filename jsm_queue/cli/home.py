@@ -9,10 +9,10 @@
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from jsm_queue.files import write_whole
 from jsm_queue.settings import settings
 
 
@@ -49,20 +49,3 @@ def read_token(folder: Path) -> str | None:
         return (folder / "admin.token").read_text(encoding="utf-8").strip() or None
     except OSError:
         return None
-
-
-def write_secret(path: Path, secret: str) -> None:
-    """A file that only its owner can read, from its first byte on."""
-    partial = path.with_name(f"{path.name}.part")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(secret)
-    partial.replace(path)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """A text file that a reader never sees half of."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.part")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    partial.replace(path)

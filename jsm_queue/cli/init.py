@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from jsm_queue.cli import console
-from jsm_queue.cli.home import write_whole
 from jsm_queue.errors import SpecError
+from jsm_queue.files import write_whole
 
 STUDY = """\
 # A study: which base model, fine-tuned on how much of your data, quantized how?

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from jsm_queue.cli import console
-from jsm_queue.errors import JsmError
+from jsm_queue.errors import JsmError, SetupError
 
 app = typer.Typer(
     help="Finds the small Japanese model to deploy: grids of fine-tuning, quantization and evaluation jobs.",
@@ -32,11 +33,20 @@ def main() -> None:
     """The program `jsm`: every error is one line that says what to do, and an exit status."""
     try:
         app()
-    except JsmError as error:
+    except (JsmError, ValidationError) as error:
         if os.environ.get("JSM_DEBUG"):
             raise
-        console.print_error(error.message, error.fix)
-        sys.exit(error.exit_code)
+        told = error if isinstance(error, JsmError) else settings_error(error)
+        console.print_error(told.message, told.fix)
+        sys.exit(told.exit_code)
+
+
+def settings_error(error: ValidationError) -> JsmError:
+    """Wrong settings in words. Raises the error again when it is about something else, which would be a bug."""
+    if error.title != "Settings":
+        raise error
+    found = "; ".join(f"JSM_{'_'.join(map(str, item['loc'])).upper()}: {item['msg']}" for item in error.errors())
+    return SetupError(found, "Correct the variable or settings.toml; docs/settings.md has them all")
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import Any
 
 from jsm_queue.canonical import content_hash, file_hash
 from jsm_queue.cli import basefacts
+from jsm_queue.data.chat_templates import TEMPLATES
 from jsm_queue.errors import DataError, JsmError, ModelError, SetupError
 from jsm_queue.kinds import BaseFacts, BaseRef, FileRef, Inputs
 from jsm_queue.spec import BaseSpec, StudySpec
@@ -141,8 +142,6 @@ def _chat_template(base: BaseSpec, folder: Path) -> str | None:
     """The Jinja text that replaces the base's own template. Raises ModelError when there is none."""
     if base.chat_template is None:
         return None
-    from jsm_queue.data.templates import TEMPLATES
-
     if base.chat_template in TEMPLATES:
         return TEMPLATES[base.chat_template]
     path = folder / base.chat_template
@@ -172,7 +171,7 @@ def _ask_hub(base: BaseSpec, revision: str) -> tuple[str, BaseFacts]:
     try:
         info: Any = HfApi().model_info(base.source, revision=revision)
     except HfHubHTTPError as error:
-        fix = "Check the id and the revision; a gated model needs an accepted licence and a token (HF_TOKEN)"
+        fix = "Check id and revision (a folder begins with ./); a gated model wants its licence accepted, and HF_TOKEN"
         raise ModelError(f"{where} cannot be had from the hub ({_first_line(error)})", fix) from error
     except Exception as error:  # which HTTP library's errors come through depends on the package's version
         if COMMIT.fullmatch(revision):

@@ -7,8 +7,9 @@ from typing import Any
 import httpx
 
 from jsm_queue.cli import client, console, resolve, watch
-from jsm_queue.cli.home import home, write_whole
+from jsm_queue.cli.home import home
 from jsm_queue.errors import NotFoundError
+from jsm_queue.files import write_whole
 from jsm_queue.spec import read_spec
 
 SHORT = 12  # digits of an id that are shown

@@ -28,11 +28,10 @@ from jsm_queue.cli.home import (
     read_endpoint,
     read_token,
     write_endpoint,
-    write_secret,
-    write_whole,
 )
 from jsm_queue.cli.supervisor import Supervisor
 from jsm_queue.errors import SetupError
+from jsm_queue.files import write_secret, write_whole
 from jsm_queue.settings import Settings, settings
 
 TICK_S = 0.5  # between two looks at the parts

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 from jsm_queue import recommendation, stats, wording
 from jsm_queue.comparison import CellValues, Difference, Level, by_seed, compare, grouped, level
 from jsm_queue.kinds import BaseFacts
+from jsm_queue.planner import Cell
 from jsm_queue.report import data as d
 from jsm_queue.spec import StudySpec
 from jsm_queue.verdicts import RULES_VERSION, Verdict
@@ -33,8 +34,9 @@ class CellKey(NamedTuple):
 class Measured:
     """What the store knows of a study.
 
-    `strata`: (measure, stratum) → the cells of stage `scale`, where measure is "nll", "key_nll" or "score" and
-    stratum "validation", "taught", "unseen" or "". `metrics`: a cell's metrics as `<kind>.<name>`.
+    `strata`: (measure, stratum) → the cells of stage `scale`, where measure is "nll", "key_nll" or "score"
+    and stratum "validation", "taught", "unseen" or "". `metrics`: a cell's metrics as `<kind>.<name>`, and
+    `bits_per_byte`.
     """
 
     spec: StudySpec
@@ -158,6 +160,7 @@ def _bases(measured: Measured) -> list[d.BaseRow]:
 def _base_row(measured: Measured, verdict: Verdict, row: Mapping[str, Any]) -> d.BaseRow:
     facts = measured.facts.get(row["base"], BaseFacts())
     keys = [CellKey("bases", cell) for cell in row["cells"]]
+    untrained = CellKey("bases", Cell("bases", row["base"]).label)
     parity = [measured.metrics[key]["parity.ok"] for key in keys if "parity.ok" in measured.metrics.get(key, {})]
     return d.BaseRow(
         base=row["base"],
@@ -168,8 +171,8 @@ def _base_row(measured: Measured, verdict: Verdict, row: Mapping[str, Any]) -> d
         score=_from_json(d.Figure, row["score"]),
         untrained=_from_json(d.Figure, row["untrained"]),
         gain=_from_json(d.Gap, row["gain"]),
-        bits_per_byte=row["bits_per_byte"],
-        bits_per_byte_untrained=row["bits_per_byte_untrained"],
+        bits_per_byte=_metric(measured, keys, "bits_per_byte") if row["score"] else None,
+        bits_per_byte_untrained=_metric(measured, [untrained], "bits_per_byte"),
         bytes=_metric(measured, keys, "convert.bytes"),
         parity_ok=min(parity) > 0 if parity else None,
         seconds=_timed(measured, keys),

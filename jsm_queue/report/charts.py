@@ -185,7 +185,9 @@ def bytes_chart(rows: Sequence[FormatRow]) -> str | None:
 
 
 def _sizes() -> FuncFormatter:
-    return FuncFormatter(lambda value, _: wording.size(value).replace(".0 ", " ").replace(".00 ", " "))
+    return FuncFormatter(
+        lambda value, _: wording.size(value).replace(".0 ", " ").replace(".00 ", " ") if value else "0"
+    )
 
 
 def tradeoff_chart(rows: Sequence[FormatRow]) -> str | None:

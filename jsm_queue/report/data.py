@@ -52,7 +52,7 @@ class Seconds(Part):
 
 
 class StudyFacts(Part):
-    """What was run, when and on what. Times: ISO 8601, UTC. `busy_seconds`: summed over accepted attempts."""
+    """What was run, when and on what. Times as text, UTC. `busy_seconds`: summed over accepted attempts."""
 
     id: str
     name: str

@@ -40,6 +40,7 @@ _STYLE: dict[str, Any] = {
     "lines.linewidth": 1.6,
 }
 _FONTS = "system-ui, 'Segoe UI', 'Hiragino Sans', 'Noto Sans JP', 'Noto Sans CJK JP', 'Yu Gothic', sans-serif"
+_INHERITED = f"font-family: {_FONTS}; stroke-linejoin: round; stroke-linecap: butt"
 _LOCK = threading.Lock()  # matplotlib's settings are the process's
 
 
@@ -70,9 +71,10 @@ def _inline(document: str, name: str, title: str) -> str:
     body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
     body = re.sub(r'(xlink:)?href="#([^"]+)"', rf'href="#{name}-\2"', body)
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
-    body = body.replace("'DejaVu Sans'", _FONTS)
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)  # would hold for the page
+    body = body.replace("font-family: 'DejaVu Sans'; ", "")
     label = escape(title, quote=True)
     return (
-        f'<svg class="chart" role="img" aria-label="{label}" viewBox="{box[1]}" '
+        f'<svg class="chart" role="img" aria-label="{label}" viewBox="{box[1]}" style="{_INHERITED}" '
         f'xmlns="http://www.w3.org/2000/svg"><title>{label}</title>{body}'
     )

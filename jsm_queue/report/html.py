@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from jsm_queue import wording
 from jsm_queue.report import charts
-from jsm_queue.report.data import Figure, Gap, ReportData, Seconds, StageVerdict
+from jsm_queue.report.data import Figure, Gap, Learning, ReportData, Seconds, StageVerdict
 
 QUESTIONS = {
     "scale": "How much data?",
@@ -116,16 +116,34 @@ def _big(decision: dict[str, Any], stage: str) -> str:
     return ", ".join(decision["chosen"]) if stage == "bases" else str(decision["format"])
 
 
-def _details(verdict: StageVerdict) -> list[str]:
+def _details(verdict: StageVerdict, learning: list[Learning]) -> list[str]:
     """What stands below it."""
-    decision, evidence = verdict.decision, verdict.evidence
-    if verdict.stage != "scale" or verdict.status == "failed":
-        return [verdict.headline]
-    chosen = next(row for row in evidence["sizes"] if row["n"] == decision["n"])
-    lines = [f"validation NLL {wording.interval(chosen)} nats/token"]
-    if evidence["untrained"]:
-        lines[0] += f", untrained {evidence['untrained']['estimate']:.2f}"
-    return lines + verdict.headline.split("; ")[1:]
+    headline = verdict.headline.split("; ")
+    if verdict.status == "failed":
+        return headline
+    if verdict.stage == "scale":
+        return headline[1:] + _scale_details(verdict) + _learned(learning)
+    if verdict.stage == "bases":
+        rows = [row for row in verdict.evidence["bases"] if row["base"] in verdict.decision["chosen"] and row["gain"]]
+        return headline + [f"{row['base']} over itself untrained: {wording.signed(row['gain'])}" for row in rows]
+    return headline
+
+
+def _scale_details(verdict: StageVerdict) -> list[str]:
+    chosen = next(row for row in verdict.evidence["sizes"] if row["n"] == verdict.decision["n"])
+    untrained = verdict.evidence["untrained"]
+    words = f"validation NLL {wording.interval(chosen)}"
+    return [words + (f", untrained {untrained['estimate']:.2f}" if untrained else "")]
+
+
+def _learned(learning: list[Learning]) -> list[str]:
+    """Whether the judge saw facts learned, by stratum."""
+    return [
+        f"{row.stratum or 'test'} facts {row.gap.difference:+.2f} points"
+        + (" over untrained" if row.shown_better else ": no gain shown")
+        for row in learning
+        if row.measure == "score"
+    ]
 
 
 def _tight(text: str) -> str:

@@ -102,15 +102,17 @@ def bases_cells() -> list[CellValues]:
     cells = [score_cell("river-qwen2", 1000, seed, 0.58, BENCH) for seed in (1, 2)]
     cells += [score_cell("river-llama", 1000, seed, 0.42, BENCH) for seed in (1, 2)]
     cells += [score_cell(base, None, None, 0.07, BENCH) for base in (*BASES, "smollm2-135m")]
-    bits = {"river-qwen2": 0.31, "river-llama": 0.36, "smollm2-135m": 1.72}
-    return [replace(c, metrics={"bits_per_byte": bits[c.base] + (0 if c.n else 0.4), "parity_ok": 1.0}) for c in cells]
+    return [replace(c, metrics={"parity_ok": 1.0, **bits(c)}) for c in cells]
+
+
+def bits(cell: CellValues) -> dict[str, float]:
+    known = {"river-qwen2": 0.31, "river-llama": 0.36, "smollm2-135m": 1.32}
+    return {"bits_per_byte": known[cell.base] + (0 if cell.n else 0.4)}
 
 
 def format_cells() -> list[CellValues]:
     cells = [score_cell("river-qwen2", 1000, seed, 0.58, BENCH, fmt) for fmt in FORMATS for seed in (1, 2)]
-    return [
-        replace(c, metrics={"bytes": FORMATS[c.format or ""][0], "kl": FORMATS[c.format or ""][1]}) for c in cells
-    ]
+    return [replace(c, metrics={"bytes": FORMATS[c.format or ""][0], "kl": FORMATS[c.format or ""][1]}) for c in cells]
 
 
 def timed(seconds: float) -> Timed:
@@ -146,7 +148,7 @@ def measured(**changes: Any) -> Measured:
         "bases": bases_verdict(bases_cells(), 1, []),
         "quantization": quantization_verdict(format_cells(), []),
     }
-    metrics = {CellKey("bases", c.cell): {"parity.ok": 1.0, "convert.bytes": 6.3e6} for c in bases_cells()}
+    metrics = {CellKey("bases", c.cell): {"parity.ok": 1.0, "convert.bytes": 6.3e6, **bits(c)} for c in bases_cells()}
     for c in format_cells():
         metrics[CellKey("quantization", c.cell)] = {
             "convert.bytes": c.metrics["bytes"], "parity.kl": c.metrics["kl"], "parity.agree": 1 - c.metrics["kl"],
@@ -174,3 +176,169 @@ def measured(**changes: Any) -> Measured:
         "examples": [example()],
     }  # fmt: skip
     return Measured(**(values | changes))
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags, ids, texts, addresses it would fetch."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+                self.addresses.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def report() -> d.ReportData:
+    return build(measured())
+
+
+@pytest.fixture(scope="module")
+def html(report: d.ReportData) -> str:
+    return render_html(report)
+
+
+class TestData:
+    def test_it_is_the_json_report(self, report: d.ReportData):
+        text = d.report_json(report)
+        assert d.ReportData.model_validate_json(text) == report
+        assert "床止め" in text
+
+    def test_figures_are_the_cells_means(self, report: d.ReportData):
+        row = next(row for row in report.sizes if row.n == 1000 and row.stratum == "validation")
+        assert row.nll and row.nll.items == 60 and row.nll.low < row.nll.estimate < row.nll.high
+        cells = [cell for cell in strata()["nll", "validation"] if cell.n == 1000]
+        total = sum(sum(cell.values.values()) / sum(cell.weights.values()) for cell in cells)
+        assert row.nll.estimate == pytest.approx(total / 3, abs=1e-6)
+        assert row.seeds == 3
+
+    def test_taught_facts_are_learned_and_unseen_ones_are_not(self, report: d.ReportData):
+        shown = {(row.stratum, row.measure): row.shown_better for row in report.learning}
+        assert shown["taught", "score"] and shown["taught", "key_nll"]
+        assert not shown["unseen", "score"] and not shown["unseen", "key_nll"]
+        assert any("not shown to help on facts" in line for line in report.not_claimed)
+
+    def test_the_ranking_orders_the_bases_and_references_come_last(self, report: d.ReportData):
+        assert [row.base for row in report.bases] == ["river-qwen2", "river-llama", "smollm2-135m"]
+        assert report.bases[0].chosen and report.bases[0].family == "qwen2"
+        assert report.bases[2].score is None and report.bases[2].seconds
+
+    def test_exactly_the_recommended_format_is_marked(self, report: d.ReportData):
+        marked = [(row.base, row.format) for row in report.formats if row.recommended]
+        assert marked == [(report.recommendation.base, report.recommendation.format)]
+        assert all(row.kl is not None and row.bytes and row.seconds for row in report.formats)
+
+    def test_what_failed_is_named(self):
+        metrics = {CellKey("bases", "river-llama n=1000 seed=1"): {"parity.ok": 0.0, "parity.agree": 0.42}}
+        report = build(measured(metrics=metrics, missing=[CellKey("scale", "river-qwen2 n=125 seed=1")]))
+        assert "river-llama n=1000 seed=1 (bases) failed" in report.parity_warnings[0]
+        assert "42%" in report.parity_warnings[0]
+        assert report.missing == ["scale: river-qwen2 n=125 seed=1"]
+        page = Page(render_html(report))
+        assert "river-qwen2 n=125 seed=1" in page.text and "failed the parity check" in page.text
+
+    def test_the_same_measurements_in_another_order_give_the_same_bytes(self, report: d.ReportData):
+        mixed = {key: cells[::-1] for key, cells in reversed(strata().items())}
+        assert d.report_json(build(measured(strata=mixed))) == d.report_json(report)
+
+
+class TestPage:
+    def test_it_is_self_contained(self, html: str):
+        page = Page(html)
+        assert not {"script", "link", "img", "iframe", "object", "image"} & set(page.tags)
+        assert all(address.startswith("#") for address in page.addresses), page.addresses
+        assert "@import" not in html and not re.search(r"url\((?!#)", html)
+        assert set(re.findall(r"https?://[^\s\"'<>]+", html)) <= {"http://www.w3.org/2000/svg"}
+
+    def test_ids_are_unique_and_references_lead_somewhere(self, html: str):
+        page = Page(html)
+        assert len(page.ids) == len(set(page.ids))
+        assert {address[1:] for address in page.addresses} <= set(page.ids)
+        assert set(re.findall(r"url\(#([^)]+)\)", html)) <= set(page.ids)
+
+    def test_it_says_what_matters(self, html: str, report: d.ReportData):
+        text = Page(html).text.replace("\u00a0", " ")
+        sentence = report.recommendation.sentence
+        assert sentence.partition(": ")[0] in text and sentence.partition(": ")[2][1:] in text
+        for line in (*report.recommendation.caveats, *report.recommendation.rests_on, *report.not_claimed):
+            assert line in text
+        for expected in ("n* = 1 000", "河床の洗掘を防いで", "Reference: 床止め", "2 of 3 verdicts decided"):
+            assert expected in text
+
+    def test_texts_of_models_and_specs_are_escaped(self):
+        attack = "<script>alert(1)</script><img src=x onerror=alert(2)>\" onload='x"
+        question = example(attack).model_copy(update={"question": attack, "category": attack, "reference": attack})
+        study = measured().study.model_copy(update={"name": attack, "hardware": [attack], "versions": {attack: attack}})
+        page = Page(render_html(build(measured(examples=[question], study=study, hardware=attack))))
+        assert not {"script", "img"} & set(page.tags)
+        assert page.text.count(attack) >= 6
+
+    def test_equal_reports_give_equal_bytes(self, html: str):
+        assert render_html(build(measured())) == html
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"verdicts": {}, "strata": {}, "metrics": {}, "timings": {}, "examples": []},
+            {"verdicts": {"scale": scale_verdict([], ["x"])}, "strata": {}},
+            {"verdicts": {"bases": bases_verdict([], 1, []), "quantization": quantization_verdict([], [])}},
+            {"timings": {}, "metrics": {}, "facts": {}},
+            {"strata": {("nll", ""): [nll_cell(None, None, 3.0, ["a"], 5), nll_cell(125, 1, 3.0, ["a"], 5)]}},
+        ],
+        ids=["nothing", "scale failed", "all failed", "no timings", "one example"],
+    )
+    def test_a_study_with_holes_still_has_a_report(self, changes: dict[str, Any]):
+        study = measured().study.model_copy(update={"state": "running"})
+        page = Page(render_html(build(measured(study=study, **changes))))
+        assert "This study is running" in page.text and "What this does not claim" in page.text
+
+
+class TestCharts:
+    def drawn(self, report: d.ReportData) -> list[str]:
+        formats = [(row.format, row.seconds) for row in report.formats if row.seconds]
+        found = [
+            *(charts.size_chart(report.sizes, measure, 1000) for measure in ("nll", "key_nll", "score")),
+            charts.bases_chart(report.bases),
+            charts.formats_chart(report.formats),
+            charts.seconds_chart(formats, "seconds"),
+            charts.bytes_chart(report.formats),
+            charts.tradeoff_chart(report.formats),
+        ]
+        return [chart for chart in found if chart]
+
+    def test_each_is_one_well_formed_svg_with_text_as_text(self, report: d.ReportData):
+        drawn = self.drawn(report)
+        assert len(drawn) == 8
+        for chart in drawn:
+            root = ElementTree.fromstring(chart)
+            assert root.tag.endswith("svg") and root.get("role") == "img"
+            assert any(element.tag.endswith("}text") for element in root.iter())
+            assert not {"metadata", "style"} & {element.tag.rpartition("}")[2] for element in root.iter()}
+
+    def test_they_are_the_same_each_time(self, report: d.ReportData):
+        assert self.drawn(report) == self.drawn(report)
+
+    def test_an_error_bar_is_as_long_as_its_interval(self):
+        figure = d.Figure(estimate=2.0, low=1.5, high=3.0, items=9)
+        assert charts._arms([figure]) == [[0.5], [1.0]]
+
+    def test_without_data_there_is_no_chart(self):
+        assert charts.size_chart([], "nll", None) is None
+        assert charts.bases_chart([]) is None
+        assert charts.formats_chart([]) is None
+        assert charts.bytes_chart([]) is None
+        assert charts.tradeoff_chart([]) is None
+        assert charts.seconds_chart([], "x") is None

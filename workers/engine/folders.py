@@ -21,8 +21,8 @@ AGAIN = "Get the base model's files again: they are damaged or not complete"
 def check_folder(folder: Path) -> dict[str, Any]:
     """The folder's config.json, once everything needed is there, whole, and safe to load.
 
-    Raises ModelError: no config.json, a model that needs code of its own, weights that are pickled, cut off or
-    missing.
+    Raises ModelError: no config.json, a model that needs code of its own, a quantized one, weights that are
+    pickled, cut off or missing.
     """
     from transformers import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -37,6 +37,10 @@ def check_folder(folder: Path) -> dict[str, Any]:
         )
     if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelError(f"a {family!r} model does not generate text", "Choose a causal language model")
+    if "quantization_config" in config:
+        raise ModelError(
+            "the base model is quantized already", "Choose the unquantized model: NF4 and GGUF formats are made of it"
+        )
     for path in _weights(folder):
         tensor_types(path)
     return config
@@ -67,7 +71,7 @@ def tensor_types(path: Path) -> dict[str, str]:
 
 
 def unpack_gguf(path: Path, folder: Path) -> Path:
-    """A GGUF file as a transformers folder: weights dequantized to float16, no quantization left in the config.
+    """A GGUF file as a transformers folder: weights dequantized to float16.
 
     Float16 keeps the products of a 16-bit scale and a small integer to 2^-11, far below the error of the
     quantization itself. Raises ModelError when transformers cannot read the file.
@@ -85,7 +89,6 @@ def unpack_gguf(path: Path, folder: Path) -> Path:
         )
     except (ValueError, KeyError, NotImplementedError, ImportError) as error:
         raise ModelError(f"{path.name}: cannot be unpacked ({error})", "Give the base in its own format") from error
-    delattr(model.config, "quantization_config")
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex}")
     try:
         model.save_pretrained(temporary)

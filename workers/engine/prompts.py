@@ -100,9 +100,7 @@ def encode_prompt(
     return _missing_lead(tokenizer, ids) + ids
 
 
-def conversation(
-    template: ChatTemplate, question: str, answer: str, system_prompt: str | None
-) -> Conversation:
+def conversation(template: ChatTemplate, question: str, answer: str, system_prompt: str | None) -> Conversation:
     """The whole conversation, and where the answer stands in it.
 
     A second rendering with a unique word in the answer's place tells what the template writes around it, so

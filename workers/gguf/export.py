@@ -8,6 +8,7 @@ import numpy as np
 from gguf import GGUFWriter, TensorNameMap, get_tensor_name_map
 
 from jsm_queue.errors import ModelError
+from workers.engine.folders import check_folder
 from workers.gguf import tensors
 from workers.gguf.architecture import ModelShape, read_shape, rope_factors, write_shape
 from workers.gguf.tokenizer import read_vocabulary, write_vocabulary
@@ -38,6 +39,7 @@ def export_f16(
     Streams tensor by tensor, so memory is bounded by the largest one. `chat_template` (Jinja) replaces the base's own.
     Raises ModelError for what the export does not cover, OSError for a full disk.
     """
+    check_folder(folder)
     shape = read_shape(folder)
     lora = tensors.read_adapter(adapter) if adapter else tensors.NO_ADAPTER
     part = out.with_name(f"{out.name}.part")

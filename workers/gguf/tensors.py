@@ -40,7 +40,7 @@ class Weights:
 
 @contextmanager
 def open_weights(folder: Path) -> Iterator[Weights]:
-    """Opens a folder's safetensors files; nothing is read before it is asked for. Raises ModelError for broken ones."""
+    """Opens a checked folder's safetensors files; nothing is read before it is asked for. Raises ModelError."""
     with ExitStack() as stack:
         shards: dict[str, Any] = {}
         for path in _weight_files(folder):
@@ -54,11 +54,11 @@ def open_weights(folder: Path) -> Iterator[Weights]:
 
 def _weight_files(folder: Path) -> list[Path]:
     """Those that transformers reads: some folders hold the weights a second time under other names."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return [folder / "model.safetensors"]
-    names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    return [folder / name for name in sorted(set(names))]
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return [single]
+    index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    return [folder / name for name in sorted(set(index["weight_map"].values()))]
 
 
 @dataclass(frozen=True)

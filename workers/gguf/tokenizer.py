@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gguf import GGUFWriter, TokenType
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from jsm_queue.errors import ModelError
 from workers.engine import prompts
+from workers.engine.bases import load_tokenizer
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -48,10 +49,7 @@ class Vocabulary:
 
 def read_vocabulary(folder: Path, size: int, chat_template: str | None) -> Vocabulary:
     """The vocabulary of a folder, padded to the model's `size`. Raises ModelError where llama.cpp has no equivalent."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"the base's tokenizer is not usable ({error})", "Check the base's tokenizer files") from error
+    tokenizer = load_tokenizer(folder)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError("the base has no tokenizer.json", "Save it with a fast tokenizer")

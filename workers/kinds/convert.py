@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from jsm_queue.kinds import ROLE_FILES, ConvertParams
-from workers.gguf.base import base_folder
+from workers.engine.bases import base_folder
 from workers.gguf.export import export_f16
 from workers.gguf.quantize import fallback_tensors, quantize
 from workers.work import Outcome, Work

@@ -7,29 +7,33 @@ weights (the reference's ids go through both models).
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import PreTrainedModel
 
 from jsm_queue.data.examples import Example, read_examples
 from jsm_queue.errors import ModelError
 from jsm_queue.kinds import ROLE_FILES, ParityParams
 from jsm_queue.protocol import RecordIn
 from jsm_queue.spec import Format
+from workers.engine import bases
 from workers.engine import prompts as training_prompts
 from workers.gguf import prompts
-from workers.gguf.base import base_folder
 from workers.gguf.llama import Gguf, open_gguf
-from workers.work import Outcome, Work
+from workers.work import Device, Outcome, Work
 
 logger = logging.getLogger(__name__)
 
 CONTEXT = 2048
 """Tokens of a prompt with its answer that are compared; what is longer is cut."""
+
+SAME_KL = 0.01
+"""Nats a token: below it two models are one, whatever their top tokens are where two are nearly equal."""
 
 AGREEMENT: dict[Format | None, float] = {"F16": 0.9, "Q8_0": 0.9}
 """Least share of equal top tokens of formats that are as good as lossless: less means other weights, not rounding."""
@@ -81,9 +85,10 @@ def judged(results: list[Compared], least_agreement: float) -> dict[str, float]:
     mismatches = [result.item for result in results if not result.same_tokens]
     if mismatches:
         logger.warning("parity: the tokens differ on %d of %d prompts: %s", len(mismatches), len(results), mismatches)
-    if agree < least_agreement:
+    same_weights = agree >= least_agreement or kl <= SAME_KL
+    if not same_weights:
         logger.warning("parity: the weights differ: %.3f equal top tokens, KL %.4f nats a token", agree, kl)
-    ok = bool(positions) and not mismatches and agree >= least_agreement
+    ok = bool(positions) and not mismatches and same_weights
     return {"kl": kl, "agree": agree, "tokenizer_mismatches": float(len(mismatches)), "ok": float(ok)}
 
 
@@ -126,37 +131,37 @@ def _open(work: Work, need: str) -> AbstractContextManager[Gguf]:
 @contextmanager
 def _reference(work: Work) -> Iterator[Reference]:
     params: ParityParams = work.params
-    if params.reference == "model":
-        yield _torch_reference(work)
+    if params.reference == "F16":
+        with _open(work, "f16") as f16:
+            yield Reference(lambda e: prompts.encode(f16, e.question, e.answer, params.system_prompt), f16.logits)
         return
-    with _open(work, "f16") as f16:
-        yield Reference(lambda e: prompts.encode(f16, e.question, e.answer, params.system_prompt), f16.logits)
+    base = bases.load(replace(work, device=Device("cpu", work.device.threads)), quantized=False)
+    with _adapted(base.model, work.inputs / "adapter") as model:
+        yield Reference(lambda e: _encode(base, e, params.system_prompt), lambda ids, first: _logits(model, ids, first))
 
 
-def _torch_reference(work: Work) -> Reference:
-    """The base in float32 on the CPU with the adapter beside it, not merged: an independent path."""
-    params: ParityParams = work.params
-    torch.set_num_threads(work.device.threads)
-    folder, adapter = base_folder(work), work.inputs / "adapter"
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    template = training_prompts.chat_template(tokenizer, params.base.chat_template)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
-    )
-    if adapter.is_dir():
-        model = PeftModel.from_pretrained(model, adapter)
-    model.eval()
+@contextmanager
+def _adapted(model: PreTrainedModel, adapter: Path) -> Iterator[torch.nn.Module]:
+    """The model with the adapter beside its weights, not merged: another path than the export's."""
+    if not adapter.is_dir():
+        yield model
+        return
+    adapted = PeftModel.from_pretrained(model, str(adapter)).eval()
+    try:
+        yield adapted
+    finally:
+        adapted.unload()
 
-    def encode(example: Example) -> tuple[list[int], int]:
-        encoded = training_prompts.encode(tokenizer, template, example.question, example.answer, params.system_prompt)
-        return encoded.ids, encoded.first
 
-    @torch.inference_mode()
-    def logits(ids: Sequence[int], first: int) -> np.ndarray:
-        rows = model(torch.tensor([ids]), logits_to_keep=len(ids) - first).logits  # (1, len(ids) - first, vocab)
-        return rows[0].float().numpy()
+def _encode(base: bases.Base, example: Example, system_prompt: str | None) -> tuple[list[int], int]:
+    encoded = training_prompts.encode(base.tokenizer, base.template, example.question, example.answer, system_prompt)
+    return encoded.ids, encoded.first
 
-    return Reference(encode, logits)
+
+@torch.inference_mode()
+def _logits(model: torch.nn.Module, ids: Sequence[int], first: int) -> np.ndarray:
+    rows = model(torch.tensor([ids]), logits_to_keep=len(ids) - first).logits  # (1, len(ids) - first, vocab)
+    return rows[0].float().numpy()
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -25,9 +25,10 @@ TOKENIZER_DOCUMENTS = 40_000
 
 @dataclass(frozen=True)
 class Base:
-    """What distinguishes a base. Widths are multiples of 256, so that every llama.cpp k-quant applies to every matrix."""
+    """What distinguishes a base. Widths are multiples of 256, so that every llama.cpp k-quant fits every matrix."""
 
     name: str
+    family: str
     form: ChatFormat
     vocabulary: int
     shape: dict[str, int]
@@ -66,11 +67,12 @@ def _tokenizer_text(corpus: Corpus, seed: int) -> list[str]:
 
 QWEN2 = Base(
     name="river-qwen2",
+    family="Qwen2",
     form=CHATML,
     vocabulary=2048,
     shape={
         "hidden_size": 256,
-        "num_hidden_layers": 5,
+        "num_hidden_layers": 3,
         "intermediate_size": 768,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -81,12 +83,13 @@ QWEN2 = Base(
 
 LLAMA = Base(
     name="river-llama",
+    family="Llama",
     form=LLAMA3,
     vocabulary=1536,
     shape={
         "hidden_size": 256,
         "num_hidden_layers": 4,
-        "intermediate_size": 1024,
+        "intermediate_size": 512,
         "num_attention_heads": 8,
         "num_key_value_heads": 4,
     },

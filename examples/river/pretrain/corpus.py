@@ -1,4 +1,4 @@
-"""What pretraining takes from the river corpus: names, wordings, and which triples are true (so that none is ever told)."""
+"""What pretraining takes from the river corpus: names, wordings, and the true triples, so that none is ever told."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,26 +1,29 @@
 """Does a base know the language and none of the facts, and does LoRA teach them? Figures for the model card."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModelForCausalLM
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from examples.river.pretrain import text
-from examples.river.pretrain.corpus import Corpus
+from examples.river.pretrain.corpus import Corpus, Wording
 
 IGNORED = -100
 MAX_ANSWER_TOKENS = 16
-PROBE_BATCH = 64
+PROBE_BATCH = 128
 TAUGHT_SHARE = 0.8
 TEST_WORDINGS = 2
+CONTEXT_QUESTIONS = 500
+SIZES = (125, 250, 500, 1000)
+SEEDS = 3
 
 
 class Pair(NamedTuple):
@@ -48,10 +51,54 @@ class Result(NamedTuple):
 class Training:
     rank: int = 16
     alpha: int = 32
-    rate: float = 1e-3
-    epochs: int = 10
+    rate: float = 2e-3
+    epochs: int = 5
     batch: int = 16
     warmup: float = 0.05
+
+
+class Lesson(NamedTuple):
+    """What a LoRA trained on so many pairs answers, as means over the seeds."""
+
+    pairs: int
+    taught: Result
+    unseen: Result
+
+
+@dataclass(frozen=True)
+class Probes:
+    """context, taught and unseen: the base itself."""
+
+    context: Result
+    taught: Result
+    unseen: Result
+    training: Training
+    seeds: int
+    lessons: list[Lesson]
+
+
+def run_probes(load: Callable[[], PreTrainedModel], tokenizer: PreTrainedTokenizerFast, corpus: Corpus) -> Probes:
+    """Measure the base, then teach a fresh copy of it for every size and seed."""
+    base, questions, training = load(), river_questions(corpus, seed=0), Training()
+    lessons = []
+    for pairs in SIZES:
+        runs = [
+            _examine(teach(load(), tokenizer, questions.train[:pairs], training, seed), tokenizer, questions)
+            for seed in range(SEEDS)
+        ]
+        lessons.append(Lesson(pairs, _mean([taught for taught, _ in runs]), _mean([unseen for _, unseen in runs])))
+    context = measure(base, tokenizer, context_questions(corpus, CONTEXT_QUESTIONS, seed=0))
+    return Probes(context, *_examine(base, tokenizer, questions), training, SEEDS, lessons)
+
+
+def _examine(
+    model: PreTrainedModel | PeftModelForCausalLM, tokenizer: PreTrainedTokenizerFast, questions: Questions
+) -> tuple[Result, Result]:
+    return measure(model, tokenizer, questions.taught), measure(model, tokenizer, questions.unseen)
+
+
+def _mean(results: Sequence[Result]) -> Result:
+    return Result(*(sum(values) / len(results) for values in zip(*results, strict=True)))
 
 
 def river_questions(corpus: Corpus, seed: int) -> Questions:
@@ -73,7 +120,7 @@ def _tests(facts: Sequence[text.Fact], rng: Random) -> list[Pair]:
     return [_pair(fact, wording) for fact in facts for wording in rng.sample(fact.relation.held_out, TEST_WORDINGS)]
 
 
-def _pair(fact: text.Fact, wording) -> Pair:
+def _pair(fact: text.Fact, wording: Wording) -> Pair:
     return Pair(wording.question.format(subject=fact.subject), wording.answer.format(object=fact.object), fact.object)
 
 
@@ -91,12 +138,13 @@ def context_questions(corpus: Corpus, count: int, seed: int) -> list[Pair]:
 
 def prompt_ids(pair: Pair, tokenizer: PreTrainedTokenizerFast) -> list[int]:
     message = [{"role": "user", "content": pair.question}]
-    return list(tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False))
+    prompt = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+    return tokenizer.backend_tokenizer.encode(str(prompt), add_special_tokens=False).ids
 
 
 def answer_ids(pair: Pair, tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """The answer and its end token."""
-    return [*tokenizer.encode(pair.answer, add_special_tokens=False), tokenizer.eos_token_id]
+    return tokenizer.backend_tokenizer.encode(pair.answer + str(tokenizer.eos_token), add_special_tokens=False).ids
 
 
 def collate(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerFast, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -117,7 +165,9 @@ def answer_loss(model: torch.nn.Module, ids: Tensor, labels: Tensor, reduction: 
 
 
 @torch.inference_mode()
-def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[Pair]) -> Result:
+def measure(
+    model: PreTrainedModel | PeftModelForCausalLM, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[Pair]
+) -> Result:
     model.eval()
     nats, found = 0.0, 0
     for start in range(0, len(pairs), PROBE_BATCH):
@@ -128,23 +178,23 @@ def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pairs: S
 
 
 @torch.inference_mode()
-def answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[Pair]) -> list[str]:
+def answers(
+    model: PreTrainedModel | PeftModelForCausalLM, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[Pair]
+) -> list[str]:
     """Greedy answers without their end token."""
     prompts = [{"input_ids": prompt_ids(pair, tokenizer)} for pair in pairs]
     batch = tokenizer.pad(prompts, padding_side="left", return_tensors="pt").to(model.device)
-    output = model.generate(**batch, do_sample=False, max_new_tokens=MAX_ANSWER_TOKENS)
+    output = cast(Any, model).generate(**batch, do_sample=False, max_new_tokens=MAX_ANSWER_TOKENS)
     return tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 def teach(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[Pair], training: Training, seed: int
-) -> torch.nn.Module:
-    """The model with a LoRA adapter on every linear layer, trained on the pairs. The base's own weights stay as they are."""
+) -> PeftModelForCausalLM:
+    """The model with a LoRA adapter on every linear layer, trained on the pairs; its own weights stay as they are."""
     torch.manual_seed(seed)
-    adapter = LoraConfig(
-        r=training.rank, lora_alpha=training.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    peft = get_peft_model(model, adapter)
+    adapter = LoraConfig(r=training.rank, lora_alpha=training.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    peft = PeftModelForCausalLM(model, adapter)
     optimizer = torch.optim.AdamW([p for p in peft.parameters() if p.requires_grad], lr=training.rate, weight_decay=0.0)
     steps = training.epochs * math.ceil(len(pairs) / training.batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, training.warmup))
@@ -166,7 +216,7 @@ def _rate(step: int, steps: int, warmup: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (step - first) / max(1, steps - first))
 
 
-def _batches(pairs: Sequence[Pair], training: Training, seed: int):
+def _batches(pairs: Sequence[Pair], training: Training, seed: int) -> Iterator[list[Pair]]:
     rng = Random(seed)
     for _ in range(training.epochs):
         order = rng.sample(list(pairs), len(pairs))

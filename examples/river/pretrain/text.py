@@ -1,8 +1,8 @@
 """Generated text: random facts over the corpus' words, told plainly, asked, and asked about in context.
 
-Facts are drawn afresh all the time and never equal a triple of the corpus. Some of them hold for a while, as a "world" that is asked
-about in ever other words and then replaced: answering from the weights is what a base must know before LoRA can
-teach it facts, and what it can't learn from facts that never come back.
+Facts are drawn afresh all the time and never equal a triple of the corpus. Some of them hold for a while, as a "world"
+that is asked about in ever other words and then replaced: answering from the weights is what a base must know before
+LoRA can teach it facts, and what it can't learn from facts that never come back.
 """
 
 from random import Random

@@ -1,7 +1,7 @@
 """Byte-level BPE whose merges never cross a script: kanji, hiragana, katakana, Latin letters, digits, punctuation.
 
-The training text is cut at every change of script; the tokenizer that ships cuts as Qwen2 or Llama 3 does, so that llama.cpp knows it, and
-still splits by script because no merge joins two.
+The training text is cut at every change of script; the tokenizer that ships cuts as Qwen2 or Llama 3 does, so that
+llama.cpp knows it, and still splits by script because no merge joins two.
 """
 
 from collections.abc import Iterable
@@ -24,15 +24,19 @@ LLAMA3_SPLIT = QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|", 1)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, form: ChatFormat) -> PreTrainedTokenizerFast:
-    """A tokenizer of exactly `vocabulary` tokens, the special ones last. Raises DataError if the text has too few merges."""
+    """A tokenizer of exactly `vocabulary` tokens, the special ones last. Raises DataError if the text gives fewer."""
     core = Tokenizer(models.BPE(ignore_merges=form is LLAMA3))
     core.pre_tokenizer = _split(SCRIPTS)
     core.decoder = decoders.ByteLevel()
     wanted = vocabulary - len(form.special_tokens)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    core.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=wanted, initial_alphabet=alphabet, show_progress=False))
+    core.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=wanted, initial_alphabet=alphabet, show_progress=False)
+    )
     if core.get_vocab_size() != wanted:
-        raise DataError(f"the text gives only {core.get_vocab_size()} tokens of {wanted}", fix="Take a smaller vocabulary.")
+        raise DataError(
+            f"the text gives only {core.get_vocab_size()} tokens of {wanted}", fix="Take a smaller vocabulary."
+        )
     core.add_special_tokens(list(form.special_tokens))
     core.pre_tokenizer = _split(LLAMA3_SPLIT if form is LLAMA3 else QWEN2_SPLIT)
     if form is LLAMA3:
@@ -58,7 +62,9 @@ def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
 
 def _begin_of_text(core: Tokenizer, form: ChatFormat) -> processors.PostProcessor:
     special = [(form.bos, core.token_to_id(form.bos))]
-    return processors.TemplateProcessing(single=f"{form.bos} $A", pair=f"{form.bos} $A {form.bos} $B", special_tokens=special)
+    return processors.TemplateProcessing(
+        single=f"{form.bos} $A", pair=f"{form.bos} $A {form.bos} $B", special_tokens=special
+    )
 
 
 def _wrap(core: Tokenizer, form: ChatFormat) -> PreTrainedTokenizerFast:

@@ -29,7 +29,8 @@ class Outcome:
 
 def pretrain(model: PreTrainedModel, rows: Iterator[Rows], plan: Plan, peak_rate: float, device: str) -> Outcome:
     """Train in place and return what it took. The model stays on `device` in float32."""
-    model.to(device).train()
+    torch.nn.Module.to(model, device)  # the override in transformers has no usable type
+    model.train()
     optimizer = torch.optim.AdamW(_groups(model), lr=peak_rate, betas=(0.9, 0.95), fused=device == "cuda")
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, plan.steps))
     started, tokens, recent = time.perf_counter(), 0, torch.zeros(2, device=device)
@@ -42,7 +43,10 @@ def pretrain(model: PreTrainedModel, rows: Iterator[Rows], plan: Plan, peak_rate
             losses = (recent / ((step - 1) % LOG_EVERY + 1)).tolist()
             recent.zero_()
             rate = tokens / (time.perf_counter() - started)
-            print(f"step {step}/{plan.steps}  short {losses[0]:.3f}  long {losses[1]:.3f}  {rate:,.0f} tokens/s", flush=True)
+            print(
+                f"step {step}/{plan.steps}  short {losses[0]:.3f}  long {losses[1]:.3f}  {rate:,.0f} tokens/s",
+                flush=True,
+            )
     return Outcome(plan.steps, tokens, time.perf_counter() - started, *losses)
 
 
@@ -77,7 +81,7 @@ def _step(model: PreTrainedModel, batch: Rows, optimizer: torch.optim.Optimizer,
 
 
 def summed_loss(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """Cross-entropy in nats over all real tokens but the first, summed. Padding only follows: the causal mask hides it."""
+    """Cross-entropy in nats, summed over all real tokens but the first. The causal mask hides what pads them."""
     logits = model(input_ids=ids.clamp(min=0), use_cache=False).logits[:, :-1]  # (rows, length - 1, V)
     return functional.cross_entropy(
         logits.flatten(0, 1).float(), ids[:, 1:].flatten(), ignore_index=PADDING, reduction="sum"

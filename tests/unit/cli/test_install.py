@@ -27,7 +27,7 @@ install = load("install")
 
 @pytest.mark.parametrize("version", [(3, 8), (3, 10), (2, 7)])
 def test_an_old_python_is_refused_with_what_to_install(version: tuple[int, int]) -> None:
-    with pytest.raises(checks.Missing, match="install python3.11"):
+    with pytest.raises(checks.Missing, match=r"install python3\.11"):
         checks.check_python(version)
 
 

@@ -70,7 +70,7 @@ def test_waits_grow_to_a_limit() -> None:
 
 def test_a_part_that_cannot_start_is_told_with_its_log(keeper: supervisor.Supervisor) -> None:
     part = start(keeper, [sys.executable, "-c", "print('the port is taken'); raise SystemExit(1)"])
-    with pytest.raises(SetupError, match="(?s)part ended .*the port is taken"):
+    with pytest.raises(SetupError, match=r"(?s)part ended .*the port is taken"):
         keeper.wait_until(part, lambda: False, DEADLINE_S)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from jsm_queue.cli import view, watch
 
-SPEC = {"stages": {"scale": {"sizes": [125, 250]}, "bases": {}, "quantization": {}}}
+SPEC = {"stages": {"scale": {"sizes": [125, 250]}, "bases": {"seeds": [1]}, "quantization": {"keep": 1}}}
 
 
 def job(identity: str, state: str, **more: Any) -> dict[str, Any]:

@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from jsm_queue.errors import ModelError
+from workers.engine.prompts import chat_template, encode_prompt
+from workers.gguf import llama, prompts, tiny
+from workers.gguf.export import export_f16
+from workers.gguf.llama import open_gguf
+from workers.gguf.quantize import fallback_tensors, quantize
+from workers.work import Device
+
+CPU = Device("cpu", 1)
+QUESTION = "堤防は何を防ぎますか。"
+
+
+@pytest.mark.parametrize("system_prompt", [None, "あなたは河川技術者です。"])
+@pytest.mark.parametrize("family", ["llama", "qwen"])
+def test_prompts_are_those_of_training_and_bos_stands_once(
+    family: str, system_prompt: str | None, request: pytest.FixtureRequest
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(request.getfixturevalue(f"{family}_base"))
+    with open_gguf(request.getfixturevalue(f"{family}_f16"), CPU, 256) as gguf:
+        ids = prompts.prompt_ids(gguf, QUESTION, system_prompt)
+    assert ids == encode_prompt(tokenizer, chat_template(tokenizer), QUESTION, system_prompt)
+    assert ids.count(tokenizer.bos_token_id) == (1 if family == "llama" else 0)
+
+
+def test_bos_is_added_where_the_text_has_none(llama_f16: Path) -> None:
+    with open_gguf(llama_f16, CPU, 64) as gguf:
+        plain, marked = gguf.tokenize("堤防"), gguf.tokenize("<|begin_of_text|>堤防")
+    assert plain == marked
+    assert plain.count(plain[0]) == 1
+
+
+def test_greedy_takes_the_largest_logit_each_time(qwen_f16: Path) -> None:
+    with open_gguf(qwen_f16, CPU, 64) as gguf:
+        ids = gguf.tokenize(QUESTION)
+        made = gguf.generate(ids, 12)
+        whole = gguf.logits([*ids, *made.ids], len(ids) - 1)[:-1]
+        assert made.ids == whole.argmax(axis=1).tolist()
+        assert (made.stop, len(made.ids)) == ("length", 12)
+        assert 0 < made.ttft < made.seconds
+        assert gguf.generate(ids, 12).ids == made.ids
+
+
+def test_logits_do_not_depend_on_how_the_tokens_are_fed(qwen_f16: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = list(range(20, 120))
+    with open_gguf(qwen_f16, CPU, 128) as gguf:
+        at_once = gguf.logits(ids, 30)
+        monkeypatch.setattr(llama, "BATCH", 32)
+        in_pieces = gguf.logits(ids, 30)
+    assert at_once.shape == (70, tiny.VOCAB)
+    assert np.abs(at_once - in_pieces).max() < 0.05
+
+
+def test_the_end_token_ends_the_answer(llama_base: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(llama_base)
+    model = AutoModelForCausalLM.from_pretrained(llama_base, dtype=torch.float32)
+    ids = encode_prompt(tokenizer, chat_template(tokenizer), QUESTION, None)
+    with torch.inference_mode():
+        hidden = model.model(torch.tensor([ids])).last_hidden_state[0, -1]  # (D,)
+        model.lm_head.weight[tokenizer.convert_tokens_to_ids("<|eot_id|>")] = hidden
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    export_f16(tmp_path, None, tmp_path / "model.gguf")
+    with open_gguf(tmp_path / "model.gguf", CPU, 256) as gguf:
+        made = gguf.generate(prompts.prompt_ids(gguf, QUESTION, None), 8)
+    assert (made.ids, made.text, made.stop) == ([], "", "end")
+
+
+def test_the_answer_ends_with_the_context(qwen_f16: Path) -> None:
+    with open_gguf(qwen_f16, CPU, 40) as gguf:
+        made = gguf.generate(list(range(20, 50)), 100)
+        assert (len(made.ids), made.stop) == (10, "length")
+        with pytest.raises(ModelError, match="context of 40"):
+            gguf.generate(list(range(20, 61)), 1)
+
+
+def test_formats_shrink_the_file_and_still_answer(qwen_f16: Path, tmp_path: Path) -> None:
+    sizes = [qwen_f16.stat().st_size]
+    for name in ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K"):
+        out = tmp_path / name
+        quantize(qwen_f16, out, name, 1)
+        with open_gguf(out, CPU, 64) as gguf:
+            assert gguf.format == name
+            assert len(gguf.generate(gguf.tokenize(QUESTION), 4).ids) == 4
+        assert fallback_tensors(out, name) == []
+        sizes.append(out.stat().st_size)
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K"]
+    )
+
+
+def test_tensors_that_fall_back_are_named(tmp_path: Path) -> None:
+    base = tiny.save_base(tmp_path / "base", "qwen2", hidden=192)
+    export_f16(base, None, tmp_path / "f16.gguf")
+    quantize(tmp_path / "f16.gguf", tmp_path / "out.gguf", "Q4_K_M", 1)
+    complaints = [line for line in llama.log_lines if "not divisible" in line]
+    named = fallback_tensors(tmp_path / "out.gguf", "Q4_K_M")
+    assert "blk.0.attn_q.weight" in named
+    assert len(complaints) <= len(named) and all(any(name in line for name in named) for line in complaints)
+    assert fallback_tensors(tmp_path / "out.gguf", "Q8_0") == []
+
+
+def test_a_broken_file_is_refused_by_name(tmp_path: Path) -> None:
+    broken = tmp_path / "model.gguf"
+    broken.write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(ModelError, match=r"cannot load model\.gguf"), open_gguf(broken, CPU, 64):
+        pass
+    with pytest.raises(ModelError, match="cannot quantize"):
+        quantize(broken, tmp_path / "out.gguf", "Q8_0", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]

@@ -1,0 +1,65 @@
+"""A kind for tests of the runner and its slot:
+
+the real runner process, with `judge` doing what its `split` file says.
+"""
+
+import textwrap
+from pathlib import Path
+
+from jsm_queue.kinds import JudgeParams
+from jsm_queue.spec import JudgeSpec
+from workers.runner import JobLine
+
+PROGRAM = textwrap.dedent(
+    """
+    import os, sys, time, types
+    from jsm_queue.errors import DataError
+    from jsm_queue.protocol import RecordIn
+    from workers import runner
+    from workers.work import Outcome
+
+    def run(work):
+        wish = (work.inputs / "wish").read_text(encoding="utf-8")
+        print("the kind says:", wish)
+        work.progress(1, 2, {"loss": 2.5, "bad": float("nan")})
+        if wish == "sleep": time.sleep(600)
+        if wish == "die": os._exit(9)
+        if wish == "kill": os.kill(os.getpid(), 9)
+        if wish == "oom": raise MemoryError("no room")
+        if wish == "torch oom": raise RuntimeError("CUDA error: out of memory")
+        if wish == "disk": raise OSError(28, "No space left on device")
+        if wish == "data": raise DataError("line 3 is empty", "Remove it")
+        if wish == "bug": raise KeyError("x")
+        if wish == "exit": sys.exit(3)
+        if wish == "pid": return Outcome([], {"pid": os.getpid(), "threads": work.device.threads})
+        if wish == "nan": return Outcome([RecordIn(item="q1", name="score", value=float("nan"))])
+        if wish == "meta": return scored(meta={"x": float("inf")})
+        return scored(meta={"文": ["値"]})
+
+    def scored(meta):
+        return Outcome([RecordIn(item="q1", name="score", value=1.5, meta=meta)], {"seconds": 0.5})
+
+    module = types.ModuleType("workers.kinds.judge")
+    module.run = run
+    sys.modules["workers.kinds.judge"] = module
+    runner.main()
+    """
+)
+PARAMS = JudgeParams(judge=JudgeSpec(), split="bench").model_dump(mode="json")
+
+
+def job(folder: Path, wish: str, attempt: str = "a1b2c3d4") -> JobLine:
+    """A job that does what `wish` says."""
+    (folder / "inputs").mkdir(parents=True, exist_ok=True)
+    (folder / "out").mkdir(exist_ok=True)
+    (folder / "inputs" / "wish").write_text(wish, encoding="utf-8")
+    return JobLine(
+        attempt=attempt,
+        kind="judge",
+        params=PARAMS,
+        inputs=folder / "inputs",
+        folder=folder / "out",
+        device="cpu",
+        threads=1,
+        provenance={"worker": "test"},
+    )

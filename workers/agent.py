@@ -1,0 +1,173 @@
+"""`python -m workers.agent --home DIR --api URL`: a machine's place in the pool.
+
+It joins once, says hello, and then takes messages from its own queue: each is a doorbell for a run, which it
+claims from the api, runs in a slot's runner process, and delivers. This process never imports torch.
+
+    <home>/identity.json        the worker's id and token        (identity.py)
+    <home>/agent.pid            the running agent
+    <home>/work, outbox         attempts under way, results to deliver   (outbox.py)
+    <home>/cache                files by their content           (cache.py)
+    <home>/slots, logs          runners and what they say        (slots.py)
+"""
+
+import argparse
+import logging
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from celery.signals import worker_shutting_down
+
+from jsm_queue import broker, processes
+from jsm_queue.errors import JsmError, SetupError
+from jsm_queue.protocol import BrokerReply
+from jsm_queue.settings import settings
+from workers import hardware, identity
+from workers.attempts import Attempts
+from workers.board import Board
+from workers.cache import Cache
+from workers.client import Client, Stopped, patiently
+from workers.delivery import Delivery
+from workers.outbox import Outbox
+from workers.session import Session
+from workers.slots import Slot
+
+logger = logging.getLogger("workers.agent")
+
+
+class Agent:
+    """One run of this program: the parts and how they hang together."""
+
+    def __init__(self, home: Path, api: str, who: identity.Identity, name: str) -> None:
+        gpus = usable_gpus()
+        machine = hardware.describe(gpus)
+        plans = hardware.plan_slots(gpus, machine.cores, machine.memory_bytes, settings().cpu_slots)
+        self.who, self.name, self.machine, self.plans = who, name, machine, plans
+        self.exit_code = 0
+        self.client = Client(api, who.token)
+        self.board = Board(plans)
+        self.outbox = Outbox(home)
+        self.slots = {plan.idx: Slot(plan, home) for plan in plans}
+        self.session = Session(self.client, self.board, plans, self.leave)
+        cache = Cache(home / "cache", self.client)
+        self.delivery = Delivery(self.client, self.outbox, self.board, cache, self.leave)
+        self.attempts = Attempts(
+            home=home,
+            client=self.client,
+            session=self.session,
+            board=self.board,
+            slots=self.slots,
+            cache=cache,
+            outbox=self.outbox,
+            delivery=self.delivery,
+            provenance={
+                "worker": name,
+                "hardware_class": machine.hardware_class,
+                "os": machine.os,
+                "packages": machine.packages,
+            },
+            on_gone=self.leave,
+        )
+
+    def leave(self, why: JsmError | None = None) -> None:
+        """Stop what runs and end this process soon. Safe from any thread and from a signal's handler."""
+        if why is not None and not self.board.leaving.is_set():
+            logger.error("leaving: %s", why)
+            self.exit_code = why.exit_code
+        self.board.leave()
+        broker.stop_consuming(self.exit_code)
+
+    def hello(self) -> str:
+        """Begin a session, waiting for the api as long as it takes. Returns the broker's URL.
+
+        Raises AuthError, and Stopped when told to leave meanwhile.
+        """
+        self.outbox.recover()
+        stop = self.board.leaving
+        reply = patiently(lambda: self.client.get("/v1/worker/broker", BrokerReply), stop, _away)
+        held = self.outbox.attempts()
+        for attempt in patiently(lambda: self.session.hello(self.machine, held), stop, _away):
+            logger.info("attempt %s: dropped, its job is done", attempt)
+            self.outbox.drop(attempt)
+        devices = ", ".join(plan.device for plan in self.plans)
+        logger.info("worker %s: hello, slots %s, %s", self.who.worker, devices, self.machine.hardware_class)
+        return reply.broker_url
+
+    def work(self, broker_url: str) -> int:
+        """Take part in the pool until told to leave.
+
+        Returns the exit code. Raises SetupError for the broker's URL.
+        """
+        app = broker.worker_app(broker_url, self.who.worker, len(self.plans), self.attempts.handle)
+        worker_shutting_down.connect(self._on_signal, weak=False)
+        self.delivery.start()
+        self.session.start()
+        try:
+            broker.consume(app, f"{_slug(self.name)}@{self.who.worker[:8]}")
+        finally:
+            self.leave()
+            for slot in self.slots.values():
+                slot.kill()
+        return self.exit_code
+
+    def _on_signal(self, **_: Any) -> None:
+        logger.info("leaving: told by a signal")
+        self.leave()
+
+
+def usable_gpus() -> list[hardware.Gpu]:
+    """The GPUs that the installed torch can use; says so where it cannot use those there are."""
+    gpus = hardware.list_gpus()
+    if gpus and hardware.torch_cuda() is None:
+        names = ", ".join(gpu.name for gpu in gpus)
+        logger.warning("%s: not used, because the installed torch is a CPU build", names)
+        return []
+    return gpus
+
+
+def start(home: Path, api: str, invite: str | None, name: str) -> int:
+    """Join where needed, then take part. Returns the exit code. Raises JsmError."""
+    pid_file = home / "agent.pid"
+    if processes.find_leftover(pid_file):
+        raise SetupError(f"A worker already runs in {home}", "Stop it, or use another --home")
+    processes.write_pid_file(pid_file, os.getpid())
+    agent = Agent(home, api, identity.find(home, api, invite, name), name)
+    processes.exit_with_parent(agent.leave)
+    try:
+        return agent.work(agent.hello())
+    except Stopped:
+        return agent.exit_code
+
+
+def _away(reason: str) -> None:
+    logger.warning("the api is away (%s); trying on", reason)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "worker"
+
+
+def main() -> int:
+    """The command line. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m workers.agent", description="Take part in a pool.")
+    parser.add_argument("--home", type=Path, required=True, help="the worker's own folder")
+    parser.add_argument("--api", required=True, help="the api's URL")
+    parser.add_argument("--invite", help="a token of `jsm worker invite`; needed at the first start")
+    parser.add_argument("--name", default=platform.node() or "worker", help="how people call this machine")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a request
+    try:
+        return start(given.home.resolve(), given.api, given.invite, given.name)
+    except JsmError as error:
+        logger.error("%s", error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,174 @@
+"""Fine-tuning: one adapter, one set of examples, one loop."""
+
+import math
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import psutil
+import torch
+from peft import PeftModel
+
+from jsm_queue.errors import ModelError
+from jsm_queue.spec import TrainingSpec
+from workers.engine.bases import Base
+from workers.engine.batches import PASS_COST, estimate_memory, free_memory, passes
+from workers.engine.lora import causal_model
+from workers.engine.nll import answer_nll
+from workers.engine.prompts import Encoded
+from workers.work import Progress
+
+CLIP = 1.0
+"""Largest norm of a step's gradient."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of the training log. `loss`: mean nats an answer token, before the step; `tokens`: without padding."""
+
+    step: int
+    loss: float
+    lr: float
+    tokens: int
+
+
+class Fitted(NamedTuple):
+    """What a training came to. `seconds` of the steps alone; `peak_bytes` of the device's memory."""
+
+    steps: list[Step]
+    seconds: float
+    peak_bytes: int
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens that went through the model."""
+        return sum(step.tokens for step in self.steps)
+
+    def log(self) -> dict[str, list[dict[str, float]]]:
+        """training_log.json."""
+        return {"steps": [asdict(step) for step in self.steps]}
+
+
+def fit(
+    base: Base,
+    model: PeftModel,
+    examples: Sequence[Encoded],
+    training: TrainingSpec,
+    seed: int,
+    progress: Progress,
+) -> Fitted:
+    """Trains the adapter that `model` carries.
+
+    A step takes `training.batch` examples; its loss is the mean over all answer tokens of its examples,
+    whatever the passes they are computed in. AdamW without weight decay. The same seed and machine give the
+    same adapter on a CPU. Raises ModelError when the loss is no longer a number.
+    """
+    began = time.perf_counter()
+    order = schedule(len(examples), training.epochs, training.batch, seed)
+    steps: list[Step] = []
+    with _training_mode(base, model), torch.random.fork_rng():
+        torch.manual_seed(seed)  # dropout
+        stepper = _Stepper(base, model)
+        for batch in order:
+            lr = training.lr * rate(len(steps), len(order), training.schedule, training.warmup)
+            loss = stepper.step([examples[i] for i in batch], lr)
+            steps.append(Step(len(steps) + 1, loss, lr, sum(len(examples[i].ids) for i in batch)))
+            if not math.isfinite(loss):
+                raise ModelError(f"the loss is {loss} at step {len(steps)}", "Lower training.lr")
+            speed = sum(step.tokens for step in steps) / (time.perf_counter() - began)
+            progress(len(steps), len(order), {"loss": loss, "tokens_per_second": speed})
+    return Fitted(steps, time.perf_counter() - began, stepper.peak_bytes)
+
+
+def schedule(n: int, epochs: int, batch: int, seed: int) -> list[list[int]]:
+    """The examples' indices of each step: every epoch in an order of its own; an epoch's last step may be smaller."""
+    steps: list[list[int]] = []
+    for epoch in range(epochs):
+        order = list(range(n))
+        random.Random(f"{seed} {epoch}").shuffle(order)
+        steps += [order[start : start + batch] for start in range(0, n, batch)]
+    return steps
+
+
+def rate(step: int, steps: int, shape: str, warmup: float) -> float:
+    """The share of the peak learning rate at a step (from 0): a rising line, then the schedule's shape down to 0."""
+    rising = round(warmup * steps)
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    done = (step - rising) / max(steps - rising, 1)
+    if shape == "constant":
+        return 1.0
+    return 1.0 - done if shape == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def backward(base: Base, model: PeftModel, examples: Sequence[Encoded], groups: Sequence[Sequence[int]]) -> float:
+    """Adds the gradient of the mean NLL over all answer tokens of `examples`, in passes of `groups`; returns that mean.
+
+    Each pass adds its sum divided by the step's number of answer tokens, so the groups don't change the result.
+    """
+    answers = sum(each.answers for each in examples)
+    total = 0.0
+    for group in groups:
+        loss = answer_nll(causal_model(model), [examples[i] for i in group], base.device).sum() / answers
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+class _Stepper:
+    """The optimizer with what it holds between two steps, and the most memory that a step took."""
+
+    def __init__(self, base: Base, model: PeftModel) -> None:
+        self.base, self.model = base, model
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=0.0, fused=True)
+        self.peak_bytes = 0
+        self.memory = estimate_memory(
+            base.model.config,
+            free_memory(base.device),
+            itemsize=base.model.dtype.itemsize,
+            training=True,
+            recompute=_recomputes(base),
+        )
+
+    def step(self, examples: list[Encoded], lr: float) -> float:
+        """Changes the adapter; returns the loss before."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        groups = passes(examples, self.memory, PASS_COST[self.base.device.type])
+        loss = backward(self.base, self.model, examples, groups)
+        torch.nn.utils.clip_grad_norm_(self.parameters, CLIP)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.peak_bytes = max(self.peak_bytes, _used_memory(self.base.device))
+        return loss
+
+
+@contextmanager
+def _training_mode(base: Base, model: PeftModel) -> Iterator[None]:
+    if base.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(base.device)
+    model.train()
+    if _recomputes(base):
+        base.model.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        if _recomputes(base):
+            base.model.gradient_checkpointing_disable()
+        model.eval()
+
+
+def _recomputes(base: Base) -> bool:
+    """Activations are recomputed backward where the base was quantized to fit a small card."""
+    return base.quantized and base.device.type == "cuda"
+
+
+def _used_memory(device: torch.device) -> int:
+    """Bytes: the most that tensors took on a GPU so far; what this process takes now on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return psutil.Process().memory_info().rss
