@@ -88,21 +88,22 @@ def _plan_once(engine: Engine, study_id: str, now: float) -> bool:
         if hardware is None:
             return False  # no worker has ever said hello: there is nothing to run it on
         study = _planner_view(session, row, hardware)
+        listed = queries.listings(session, study_id)
     plan = planner.plan(study)
     found: dict[planner.Stage, verdicts.Verdict] = {}
     with reading(engine) as session:
         for stage in plan.due:
             found[stage] = decide(session, study, stage)
-    new = [wanted for wanted in plan.jobs if wanted.job.id not in study.states]
-    reach("plan_commit")
+    new = [wanted for wanted in plan.jobs if wanted.listing not in listed]
     with writing(engine) as session:
         session.get_one(t.Study, study_id).hardware = hardware
-        listed = lifecycle.list_jobs(session, study_id, plan.jobs if new or found else [], now)
+        lifecycle.list_jobs(session, study_id, new, now)
         for stage, verdict in found.items():
             lifecycle.write_verdict(session, study_id, stage, verdict, now)
         if plan.ended:
             lifecycle.end_study(session, study_id, now)
-    return bool(listed or found)
+        reach("plan_commit")
+    return bool(new or found)
 
 
 def _planner_view(session: Session, row: t.Study, hardware: str) -> planner.Study:

@@ -61,6 +61,11 @@ class Wanted:
     cell: Cell | None
     job: JobDraft
 
+    @property
+    def listing(self) -> tuple[str, str, str]:
+        """(stage, the cell's label or "", job id): what the study's list of jobs knows it by."""
+        return self.stage, self.cell.label if self.cell else "", self.job.id
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -63,14 +63,14 @@ class Client:
 
     def download(self, sha: str, offset: int) -> Iterator[bytes]:
         """An artifact's bytes from `offset` on."""
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
         try:
             with self._http.stream("GET", f"/v1/artifacts/{sha}", headers=headers) as response:
                 if response.is_error:
                     response.read()
                     _raise(response)
                 skip = 0 if response.status_code == 206 else offset  # a proxy may ignore the range
-                for piece in response.iter_bytes(CHUNK):
+                for piece in response.iter_raw():
                     yield piece[skip:]
                     skip = max(0, skip - len(piece))
         except httpx.TransportError as error:

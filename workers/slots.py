@@ -59,10 +59,10 @@ class Slot:
         self.plan = plan
         self.warm_base: str | None = None
         self.log = home / "logs" / f"slot{plan.idx}.log"
-        self._pid_file = home / "slots" / f"slot{plan.idx}.pid"
+        self.pid_file = home / "slots" / f"slot{plan.idx}.pid"
         self._runner: processes.Process | None = None
         self._events: queue.SimpleQueue[EventLine | None] = queue.SimpleQueue()
-        processes.end_leftover(self._pid_file)
+        processes.end_leftover(self.pid_file)
 
     def run(
         self, job: JobLine, base: str | None, stall_s: float, stop: threading.Event, on_progress: OnProgress
@@ -117,12 +117,13 @@ class Slot:
             return
         self.kill()
         self._events = queue.SimpleQueue()
-        self._runner = processes.spawn([sys.executable, *RUNNER], self.log, self._environment(), stdout=subprocess.PIPE)
-        processes.write_pid_file(self._pid_file, self._runner.pid)
+        self._runner = processes.spawn([sys.executable, *RUNNER], self.log, self.environment(), stdout=subprocess.PIPE)
+        processes.write_pid_file(self.pid_file, self._runner.pid)
         assert self._runner.stdout
         threading.Thread(target=_listen, args=(self._runner.stdout, self._events), daemon=True).start()
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """What the runner's libraries must know before they load."""
         threads = str(self.plan.threads)
         return {
             # this slot's GPU alone, or none; in the runner it is cuda:0
@@ -143,7 +144,7 @@ class Slot:
             if runner.stdin:
                 with contextlib.suppress(OSError):  # what was not flushed cannot be any more
                     runner.stdin.close()
-            self._pid_file.unlink(missing_ok=True)
+            self.pid_file.unlink(missing_ok=True)
 
     def _rotate_log(self) -> int:
         """Put a log aside that has grown too long. Returns where this job's lines begin."""

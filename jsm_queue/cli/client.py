@@ -84,6 +84,6 @@ def upload(api: httpx.Client, sha: str, path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(state.offset)
         for offset in range(state.offset, max(size, 1), CHUNK):
-            headers = {"Upload-Offset": str(offset)}
+            headers = {"Upload-Offset": str(offset), "Upload-Length": str(size)}
             request(api, "PATCH", f"/v1/artifacts/{sha}", content=file.read(CHUNK), headers=headers)
     return True

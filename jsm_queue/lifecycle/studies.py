@@ -59,23 +59,21 @@ def list_jobs(session: Session, study_id: str, wanted: Iterable[Wanted], now: fl
         known = session.get(t.Job, item.job.id)
         if known is None:
             add_job(session, item.job, now)
-        cell = item.cell
-        row = t.StudyJob(
-            study=study_id,
-            job=item.job.id,
-            stage=item.stage,
-            cell=cell.label if cell else "",
-            base=cell.base if cell else None,
-            n=cell.n if cell else None,
-            seed=cell.seed if cell else None,
-            format=cell.format if cell else None,
-            reused=known is not None and known.state == "done",
+        elif _lists(session, study_id, item.job.id):
+            known = None  # what became of it is this study's own doing
+        elif known.state in DEAD:
+            revive(session, [known], now)
+        listed += insert_or_ignore(
+            session, _listing(study_id, item, reused=known is not None and known.state == "done")
         )
-        if insert_or_ignore(session, row):
-            listed += 1
-            if known is not None and known.state in DEAD and not _listed_before(session, study_id, item.job.id):
-                revive(session, [known], now)
     return listed
+
+
+def _listing(study_id: str, item: Wanted, reused: bool) -> t.StudyJob:
+    if item.cell is None:
+        return t.StudyJob(study=study_id, job=item.job.id, stage=item.stage, cell="", reused=reused)
+    cell = {"base": item.cell.base, "n": item.cell.n, "seed": item.cell.seed, "format": item.cell.format}
+    return t.StudyJob(study=study_id, job=item.job.id, stage=item.stage, cell=item.cell.label, reused=reused, **cell)
 
 
 def write_verdict(session: Session, study_id: str, stage: str, verdict: Verdict, now: float) -> None:
@@ -98,7 +96,6 @@ def _jobs_of(session: Session, study_id: str) -> list[t.Job]:
     return list(session.exec(query.order_by(col(t.Job.created_at))))
 
 
-def _listed_before(session: Session, study_id: str, job_id: str) -> bool:
-    """Whether the study lists the job for another cell too: then its failure is this study's own."""
+def _lists(session: Session, study_id: str, job_id: str) -> bool:
     query = select(func.count()).select_from(t.StudyJob).where(t.StudyJob.study == study_id, t.StudyJob.job == job_id)
-    return session.exec(query).one() > 1
+    return session.exec(query).one() > 0

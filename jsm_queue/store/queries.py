@@ -48,6 +48,11 @@ def job_states(session: Session, study: str) -> dict[str, str]:
     return dict(session.exec(query).all())
 
 
+def listings(session: Session, study: str) -> set[tuple[str, str, str]]:
+    """(stage, cell, job id) of everything that a study lists."""
+    return set(session.exec(select(t.StudyJob.stage, t.StudyJob.cell, t.StudyJob.job).where(t.StudyJob.study == study)))
+
+
 def job_counts(session: Session, study: str) -> dict[str, int]:
     """How many of a study's jobs are in each state, in all, and were done before it listed them."""
     listed = select(t.StudyJob.job, func.max(t.StudyJob.reused).label("reused")).where(t.StudyJob.study == study)

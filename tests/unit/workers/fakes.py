@@ -1,7 +1,4 @@
-"""A kind for tests of the runner and its slot:
-
-the real runner process, with `judge` doing what its `split` file says.
-"""
+"""A kind for tests of the runner and its slot: the real runner process, whose `judge` does what its input says."""
 
 import textwrap
 from pathlib import Path

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -156,12 +157,12 @@ def test_the_crash_point_kills_it_in_the_middle_of_a_job(tmp_path: Path) -> None
 
 
 def test_progress_is_said_at_most_every_half_second_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([10.0, 10.0, 10.1, 10.4, 10.6, 10.6, 10.7])
-    monkeypatch.setattr(runner.time, "monotonic", lambda: next(clock))
+    now = [10.0]
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: now[0]))
     said: list[EventLine] = []
     monkeypatch.setattr(runner, "_say", lambda _, event: said.append(event))
     progress = runner.Progress("a1b2c3d4", sys.stdout.buffer)
-    for position in range(5):
+    for position, now[0] in enumerate([10.0, 10.1, 10.4, 10.6, 10.7]):
         progress(position, 5, {str(i): 1.0 for i in range(20)})
     assert [event.position for event in said] == [0, 3]
     progress.flush()

@@ -1,0 +1,234 @@
+"""The report of a small study in a real store: planned by the planner, filled by hand, decided by the coordinator."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+from sqlmodel import Session, col, select
+
+from jsm_queue import coordinator, lifecycle, planner
+from jsm_queue.artifacts import path_of
+from jsm_queue.data.examples import Example, write_examples
+from jsm_queue.kinds import BaseFacts
+from jsm_queue.report import collect
+from jsm_queue.report.data import ReportData
+from jsm_queue.report.html import render_html
+from jsm_queue.store import tables as t
+from jsm_queue.store.database import open_store, reading, writing
+from tests.unit.studies import inputs, sha, spec
+
+BENCH = sha("bench")
+QUESTIONS = [
+    Example(
+        id=f"b{i}", question=f"床止め{i}は何ですか。", answer=f"施設{i}です。", key_facts=[["施設"]], stratum="taught",
+        category=("design", "survey", "hazards")[i % 3],
+    )
+    for i in range(12)
+]  # fmt: skip
+SIZES = {"F16": 12e6, "Q8_0": 6e6}
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = open_store(f"sqlite:///{(tmp_path / 'store.sqlite').as_posix()}")
+    with writing(engine) as s:
+        s.add(t.Worker(id="w", name="w", token_hash="0", joined_at=0))
+        s.add(t.Artifact(sha=BENCH, size=1, created_at=0))
+        s.flush()
+        s.add(t.Run(id="r", worker="w", slot=0, state="closed", offered_at=0))
+    path = path_of(tmp_path / "artifacts", BENCH)
+    path.parent.mkdir(parents=True)
+    write_examples(path, QUESTIONS)
+    yield engine
+    engine.dispose()
+
+
+def run_study(engine: Engine, fail: str = "", steps: int = 99) -> str:
+    """Plan, fill and decide until the study has ended, or for so many steps. `fail`: a cell whose jobs fail."""
+    stages = {"scale": {"base": "a", "sizes": [10, 20], "seeds": [1, 2], "read_test": "all"}}
+    toy = spec(stages=stages | {"quantization": {"formats": ["F16", "Q8_0"]}})
+    refs = inputs(toy).model_copy(update={"facts": {"a": BaseFacts(family="qwen2", parameters=4_900_000)}})
+    with writing(engine) as s:
+        study, _ = lifecycle.add_study(s, toy.model_dump(mode="json"), refs.model_dump(mode="json"), 0.0)
+        study.hardware = "test bench"
+        study_id = study.id
+    for _ in range(steps):
+        with writing(engine) as s:
+            states = dict(s.exec(select(t.Job.id, t.Job.state)).all())
+            decisions = {row.stage: row.decision for row in s.exec(select(t.VerdictRow)).all()}
+            view = planner.Study(study_id, toy, refs, "test bench", states, decisions)
+            plan = planner.plan(view)
+            if plan.ended:
+                lifecycle.end_study(s, study_id, 600.0)
+                return study_id
+            lifecycle.list_jobs(s, study_id, plan.jobs, 1.0)
+            for stage in plan.due:
+                lifecycle.write_verdict(s, study_id, stage, coordinator.decide(s, view, stage), 2.0)
+            for wanted in plan.jobs:
+                fill(s, wanted, failed=bool(fail) and wanted.cell is not None and wanted.cell.label == fail)
+    return study_id
+
+
+def fill(s: Session, wanted: planner.Wanted, failed: bool) -> None:
+    """End a job as a worker would have."""
+    job = s.get_one(t.Job, wanted.job.id)
+    if job.state in planner.TERMINAL:
+        return
+    if failed:
+        job.state = "failed"
+        return
+    job.state = "done"
+    provenance = {"hardware_class": "test bench", "packages": {"torch": "2.13.0"}}
+    times: dict[str, Any] = {"offered_at": 1.0, "started_at": 2.0, "ended_at": 5.0}
+    s.add(t.Attempt(id=job.id, job=job.id, run="r", worker="w", state="accepted", provenance=provenance, **times))
+    records, metrics = result(job, wanted.cell)
+    for item, name, value, meta in records:
+        s.add(t.Record(job=job.id, item=item, name=name, attempt=job.id, value=value, meta=meta))
+    s.add_all(t.Metric(job=job.id, name=name, value=value) for name, value in metrics.items())
+    if job.kind == "prepare":
+        s.add(t.ArtifactRef(job=job.id, role="bench", sha=BENCH))
+
+
+Records = list[tuple[str, str, float, dict[str, Any] | None]]
+
+
+def result(job: t.Job, cell: planner.Cell | None) -> tuple[Records, dict[str, float]]:
+    """What each kind delivers, as its contract says. More training data gives a lower NLL and a higher score."""
+    skill = 0.0 if cell is None or cell.n is None else 0.5 if cell.n == 10 else 0.8
+    skill -= 0.4 if cell and cell.base == "b" else 0.0
+    if job.kind == "prepare":
+        return [], {"train": 20, "validation": 12, "test_taught": 6, "test_unseen": 6, "bench": 12, "dropped": 1}
+    if job.kind == "score":
+        return nll_records(job.params["split"], skill), {"tokens": 120.0}
+    if job.kind == "convert":
+        return [], {"bytes": SIZES[job.params["format"]]}
+    if job.kind == "parity":
+        return [], {"ok": 1.0, "kl": 0.002, "agree": 0.99}
+    if job.kind == "answer":
+        meta = {"text": "<b>施設</b>です。", "stop": "end", "stratum": "taught"}
+        return [(q.id, "answer", 5.0, meta | {"category": q.category}) for q in questions(job)], {}
+    if job.kind == "judge":
+        return judge_records(job, skill), {"score": 3 * skill}
+    if job.kind == "latency":
+        items = [f"{cell}|{q.id}|{repeat}" for cell in job.params["cells"] for q in QUESTIONS[:4] for repeat in (0, 1)]
+        values = {"seconds": 0.3, "ttft": 0.1, "tokens_per_second": 50.0}
+        return [(item, name, value, None) for item in items for name, value in values.items()], {}
+    return [], {"seconds": 1.0}
+
+
+def questions(job: t.Job) -> list[Example]:
+    strata = [("taught", "unseen")[i % 2] for i in range(12)]
+    test = [Example(id=f"t{i}", question="?", answer="!", stratum=strata[i]) for i in range(12)]  # type: ignore[arg-type]
+    return QUESTIONS if job.params["split"] == "bench" else test
+
+
+def nll_records(split: str, skill: float) -> Records:
+    records: Records = []
+    for i in range(12):
+        stratum = "" if split == "validation" else ("taught", "unseen")[i % 2]
+        gain = 0.0 if stratum == "unseen" else 2 * skill
+        noise = random.Random(f"{i}").gauss(0, 0.2)
+        values = {"tokens": 10.0, "bytes": 30.0, "key_tokens": 2.0}
+        values |= {"nll": 10 * (4 - gain + noise), "key_nll": 2 * (5 - gain + noise)}
+        for name, value in values.items():
+            records.append((f"{split}{i}", name, value, {"stratum": stratum} if name == "nll" else None))
+    return records
+
+
+def judge_records(job: t.Job, skill: float) -> Records:
+    records: Records = []
+    for i, question in enumerate(questions(job)):
+        right = question.stratum == "taught" and (i + 0.5) / 12 < skill
+        meta = {"found": ["施設"] if right else [], "missing": [] if right else ["施設"]}
+        meta |= {"stratum": question.stratum, "category": question.category}
+        records.append((question.id, "score", 3.0 * right, meta))
+    return records
+
+
+def report_of(engine: Engine, study_id: str, tmp_path: Path) -> ReportData:
+    with reading(engine) as s:
+        return collect.collect(s, study_id, tmp_path / "artifacts")
+
+
+def test_a_whole_study(engine: Engine, tmp_path: Path):
+    report = report_of(engine, run_study(engine), tmp_path)
+    assert [(v.stage, v.status) for v in report.verdicts] == [
+        ("scale", "decided"), ("bases", "decided"), ("quantization", "decided"),
+    ]  # fmt: skip
+    best = report.recommendation
+    assert (best.base, best.n, best.format, best.bytes, best.seconds_p95) == ("a", 20, "Q8_0", 6e6, 0.3)
+    facts = report.study
+    assert (facts.state, facts.ended_at, facts.hardware) == ("ended", "1970-01-01 00:10 UTC", ["test bench"])
+    assert facts.versions == {"torch": "2.13.0"} and facts.busy_seconds == 3 * facts.jobs["done"]
+    assert report.data.train == 20 and report.data.dropped == 1
+    assert not report.missing and not report.parity_warnings
+
+
+def test_measures_are_kept_apart_by_stratum(engine: Engine, tmp_path: Path):
+    report = report_of(engine, run_study(engine), tmp_path)
+    rows = {(row.stratum, row.n): row for row in report.sizes}
+    assert set(rows) == {(s, n) for s in ("validation", "taught", "unseen") for n in (None, 10, 20)}
+    row = rows["taught", 20]
+    assert row.nll and row.key_nll and row.score and row.nll.items == 6
+    noise = sum(random.Random(f"{i}").gauss(0, 0.2) for i in range(0, 12, 2)) / 6
+    assert row.nll.estimate == pytest.approx(4 - 1.6 + noise, abs=1e-5)
+    assert row.key_nll.estimate == pytest.approx(5 - 1.6 + noise, abs=1e-5)
+    assert rows["validation", 20].score is None
+    shown = {(row.stratum, row.measure): row.shown_better for row in report.learning}
+    assert shown["taught", "score"] and not shown["unseen", "score"]
+
+
+def test_bases_and_formats_carry_facts_sizes_and_seconds(engine: Engine, tmp_path: Path):
+    report = report_of(engine, run_study(engine), tmp_path)
+    a, b, ref = report.bases
+    assert (a.base, b.base, ref.base) == ("a", "b", "ref")
+    assert (a.family, a.parity_ok, a.bytes) == ("qwen2", True, 6e6)
+    assert a.bits_per_byte and a.bits_per_byte_untrained and a.bits_per_byte < a.bits_per_byte_untrained
+    assert ref.bits_per_byte is None and ref.bits_per_byte_untrained and ref.untrained
+    assert a.seconds and a.seconds.p50 == pytest.approx(0.3) and a.seconds.count == 8
+    assert [(row.format, row.kl) for row in report.formats] == [("F16", None), ("Q8_0", 0.002)]
+    assert {row.stage for row in report.timings} == {"bases", "quantization"}
+    assert all(row.hardware == "test bench" for row in report.timings)
+
+
+def test_example_answers_are_the_first_of_each_category(engine: Engine, tmp_path: Path):
+    report = report_of(engine, run_study(engine), tmp_path)
+    assert [example.question for example in report.examples] == [q.question for q in QUESTIONS[:3]]
+    cells = [answer.cell for answer in report.examples[0].answers]
+    assert cells == [
+        "a n=20 seed=1", "a untrained", "b n=20 seed=1", "b untrained", "ref untrained", "a n=20 seed=1 F16",
+    ]  # fmt: skip
+    assert report.examples[0].reference == QUESTIONS[0].answer
+    assert report.examples[0].answers[0].found == ["施設"] and report.examples[0].answers[1].missing == ["施設"]
+    assert "&lt;b&gt;施設" in render_html(report)
+
+
+def test_without_the_dataset_questions_are_named_by_id(engine: Engine, tmp_path: Path):
+    study_id = run_study(engine)
+    path_of(tmp_path / "artifacts", BENCH).unlink()
+    assert [example.question for example in report_of(engine, study_id, tmp_path).examples] == ["b0", "b1", "b11"]
+
+
+def test_a_failed_cell_is_missing_and_the_rest_is_reported(engine: Engine, tmp_path: Path):
+    report = report_of(engine, run_study(engine, fail="b n=20 seed=1"), tmp_path)
+    assert report.missing == ["bases: b n=20 seed=1"]
+    assert "b n=20 seed=1" in " ".join(report.recommendation.caveats)
+    assert report.recommendation.base == "a"
+
+
+@pytest.mark.parametrize("steps", range(1, 6))
+def test_a_running_study_has_a_report_at_every_step(engine: Engine, tmp_path: Path, steps: int):
+    report = report_of(engine, run_study(engine, steps=steps), tmp_path)
+    assert len(report.verdicts) <= steps
+    assert "What this does not claim" in render_html(report)
+
+
+def test_the_store_is_only_read(engine: Engine, tmp_path: Path):
+    study_id = run_study(engine)
+    with reading(engine) as s:
+        collect.collect(s, study_id, tmp_path / "artifacts")
+        assert not s.new and not s.dirty and not s.deleted
+        assert len(s.exec(select(t.Event).where(col(t.Event.study) == study_id)).all()) > 0
