@@ -15,13 +15,14 @@ import ipaddress
 import secrets
 import ssl
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from celery import Celery
-from celery.exceptions import CeleryError
+from celery import Celery, signals
+from celery.exceptions import CeleryError, CPendingDeprecationWarning, SecurityWarning
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
@@ -126,17 +127,22 @@ def consume(app: Celery, name: str) -> int:
 
     `name` is shown in Flower. Returns its exit code.
     """
+    signals.setup_logging.connect(_keep_logging, weak=False)
+    warnings.filterwarnings("ignore", category=SecurityWarning)  # root is dangerous with pickle, which is refused
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)  # about a setting that is set above
     worker: Any = app.Worker(
         hostname=name,
-        loglevel="WARNING",
         quiet=True,  # no banner
-        # workers have nothing to tell each other: their chatter grows with the square of the pool
-        without_gossip=True,
+        without_gossip=True,  # workers have nothing to tell each other: it grows with the square of the pool
         without_mingle=True,  # likewise at the start
         heartbeat_interval=HEARTBEAT_S,
     )
     worker.start()
     return worker.exitcode or 0
+
+
+def _keep_logging(**_: Any) -> None:
+    """A receiver of this signal keeps Celery from setting up the process's logging."""
 
 
 def stop_consuming(exit_code: int = 0) -> None:

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from sqlalchemy import Engine
 from sqlmodel import Session
@@ -138,22 +138,30 @@ def decide(session: Session, study: planner.Study, stage: planner.Stage) -> verd
 def _cells(session: Session, study: str, stage: str, kind: str, split: str) -> list[verdicts.CellValues]:
     """One CellValues a cell that has records of that kind on that split."""
     main, weight = ("nll", "tokens") if kind == "score" else ("score", "")
-    metrics = queries.cell_metrics(session, study)
-    rows = queries.cell_records(session, study, stage, kind, split, [main, weight])
+    metrics = _cell_metrics(session, study, stage)
     found = {}
-    for row in rows:
+    for row in queries.cell_records(session, study, stage, kind, split, [main, weight]):
         values, weights = found.setdefault((row.cell, row.base, row.n, row.seed, row.format), ({}, {}))
         (values if row.name == main else weights)[row.item] = row.value
     return [
-        verdicts.CellValues(*cell, values=values, weights=weights, metrics=_short(metrics.get((stage, cell[0]), {})))
+        verdicts.CellValues(*cell, values=values, weights=weights, metrics=metrics.get(cell[0], {}))
         for cell, (values, weights) in found.items()
     ]
 
 
-def _short(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics that verdicts speak of, under their short names."""
-    names = {"convert.bytes": "bytes", "parity.kl": "kl", "parity.ok": "parity_ok"}
-    return {short: metrics[name] for name, short in names.items() if name in metrics}
+METRICS = {"convert.bytes": "bytes", "parity.kl": "kl", "parity.ok": "parity_ok", "bits_per_byte": "bits_per_byte"}
+"""What verdicts speak of besides scores: the store's name → theirs."""
+
+
+def _cell_metrics(session: Session, study: str, stage: str) -> dict[str, dict[str, float]]:
+    """Cell → its METRICS; bits per byte are the test set's."""
+    found: dict[str, dict[str, float]] = {}
+    for row in queries.comparisons(session, study)[stage]:
+        named = {METRICS[name]: value for name, value in row.items() if name in METRICS and value is not None}
+        if row["split"] != "test":
+            named.pop("bits_per_byte", None)
+        found.setdefault(row["cell"], {}).update(named)
+    return found
 
 
 def _assign(engine: Engine, ring: Ring, now: float) -> None:

@@ -61,8 +61,9 @@ def seconds(wanted: Wanted, spec: StudySpec, facts: Mapping[str, BaseFacts], mac
     questions["validation"] = spec.data.validation
     examples = questions.get(str(wanted.job.params.get("split")), 0)
     answer = min(spec.decoding.max_new_tokens, tokens) * 2 * parameters / machine.bandwidth
+    step = forward * (3 if spec.training.quantized else 2)
     work = {
-        "train": forward * (3 if spec.training.quantized else 2) * spec.training.epochs * ((cell.n or 0) if cell else 0),
+        "train": step * spec.training.epochs * ((cell.n or 0) if cell else 0),
         "score": forward * examples,
         "convert": 4 * 2 * parameters / 500e6,  # read, merge, write, quantize
         "answer": answer * examples,

@@ -162,7 +162,7 @@ def _choice_caveats(spec: StudySpec, chosen: Mapping[str, Any]) -> Iterator[str]
         share = stats.undetected_share(chosen["items"])
         yield (
             f"{chosen['format']} scored the same on all {chosen['items']} questions; that still allows "
-            f"a difference on up to {share:.0%} of such questions (95 % confidence)."
+            f"a difference on up to {100 * share:.0f} % of such questions (95 % confidence)."
         )
     if len(chosen["cells"]) == 1:
         yield "One seed: how much another training would differ is not known."

@@ -159,7 +159,8 @@ def main() -> int:
     parser.add_argument("--name", default=platform.node() or "worker", help="how people call this machine")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a request
+    for chatty in ("httpx", "celery", "kombu"):  # a line a request, a line a task
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         return start(given.home.resolve(), given.api, given.invite, given.name)
     except JsmError as error:

@@ -47,7 +47,8 @@ class Client:
 
     def __init__(self, api: str, token: str) -> None:
         headers = {"Authorization": f"Bearer {token}"}
-        self._http = httpx.Client(base_url=api.rstrip("/"), headers=headers, timeout=TIMEOUT)
+        # A proxy of the environment must not see the token.
+        self._http = httpx.Client(base_url=api.rstrip("/"), headers=headers, timeout=TIMEOUT, trust_env=False)
 
     def post(self, path: str, message: BaseModel, reply: type[Reply]) -> Reply:
         """Send a message, get a message."""

@@ -134,7 +134,7 @@ def show_report(ctx: Ctx, study_id: str, format: Literal["html", "json"] = "html
     from jsm_queue.report import collect, html
 
     with reading(ctx.engine) as session:
-        data = collect.collect(session, queries.find_study(session, study_id).id)
+        data = collect.collect(session, queries.find_study(session, study_id).id, ctx.artifacts)
     if format == "json":
         return JSONResponse(data.model_dump(mode="json"))
     return HTMLResponse(html.render_html(data))

@@ -55,11 +55,13 @@ def error_of(response: httpx.Response) -> JsmError:
     try:
         said = response.json()["error"]
         kinds = {kind.code: kind for kind in JsmError.__subclasses__()}
-        return kinds.get(said["code"], JsmError)(said["message"], said.get("fix", ""))
+        other = SetupError if response.is_server_error else JsmError
+        return kinds.get(said["code"], other)(said["message"], said.get("fix", ""))
     except (ValueError, KeyError, TypeError):
         if response.status_code == NotFoundError.status:
             return NotFoundError(f"{response.request.url} is not there", "Is this address a jsm api?")
-        return JsmError(f"The api answered {response.status_code} to {response.request.url}", "See its log")
+        kind = SetupError if response.is_server_error else JsmError
+        return kind(f"The api answered {response.status_code} to {response.request.url}", "See its log")
 
 
 def pages(api: httpx.Client, path: str, key: str, **params: Any) -> list[dict[str, Any]]:

@@ -16,12 +16,14 @@ from jsm_queue.kinds import Inputs
 from jsm_queue.spec import parse_spec
 
 SPEC = Path("examples/river/study.yaml")
+INTERRUPTED = 130  # exit status, as shells have it for Ctrl-C
 
 
 def run(keep: bool) -> int:
     """Runs the demo. Returns the exit status: 1 when a job failed or nothing could be recommended."""
     started = time.monotonic()
     spec = find_spec()
+    status = INTERRUPTED
     try:
         if up.is_locked(home()):
             console.out.print(f"using the jsm that runs on {home()}")
@@ -32,11 +34,9 @@ def run(keep: bool) -> int:
             if keep:
                 tell_kept(pool)
                 up.stay(pool)
-            return status
     except KeyboardInterrupt:
         console.out.print("stopped; the next `jsm demo` goes on where it was")
-        return 130
-    return 0
+    return status
 
 
 def find_spec() -> Path:

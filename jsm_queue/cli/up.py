@@ -30,6 +30,7 @@ from jsm_queue.cli.home import (
     write_endpoint,
 )
 from jsm_queue.cli.supervisor import Supervisor
+from jsm_queue.cli.workers import slots
 from jsm_queue.errors import SetupError
 from jsm_queue.files import write_secret, write_whole
 from jsm_queue.settings import Settings, settings
@@ -286,12 +287,6 @@ def wait_for_worker(pool: Pool, note: Callable[[str], None]) -> None:
 
     pool.supervisor.wait_until(part, seen, START_S)
     note(" · ".join(f"worker {worker['name']}: {slots(worker['slots'])}" for worker in found))
-
-
-def slots(reported: list[dict]) -> str:
-    """ "1 GPU slot, 1 CPU slot"."""
-    counts = {kind: sum(slot["kind"] == kind for slot in reported) for kind in ("gpu", "cpu")}
-    return ", ".join(f"{n} {kind.upper()} slot{'s' if n > 1 else ''}" for kind, n in counts.items() if n)
 
 
 def down() -> None:

@@ -53,8 +53,11 @@ def screen(now: Snapshot, reused: int, seconds: float) -> list[Text]:
 
 
 def news(before: Snapshot | None, now: Snapshot) -> list[Text]:
-    """What happened since `before`, for an output that only grows: finished jobs and written verdicts."""
-    known = {job["id"] for job in before.jobs if job["state"] in FINISHED} if before else set()
+    """What happened since `before`, for an output that only grows: finished jobs and written verdicts.
+
+    At the first look only verdicts: the jobs that were finished before are a number in the plan's line.
+    """
+    known = {job["id"] for job in (before or now).jobs if job["state"] in FINISHED}
     fresh = [job for job in now.jobs if job["state"] in FINISHED and job["id"] not in known]
     lines = [finished_line(job) for job in fresh]
     for stage in now.stages:

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from jsm_queue.cli import client, console
-from jsm_queue.cli.up import slots
 from jsm_queue.errors import SetupError
 from jsm_queue.settings import settings
 
@@ -32,6 +31,12 @@ def list_workers(as_json: bool) -> None:
         "busy": "right",
     }
     console.print_table(columns, rows, "no workers yet: `jsm up` starts one, `jsm worker invite` lets others join")
+
+
+def slots(reported: list[dict]) -> str:
+    """ "1 GPU slot, 1 CPU slot"."""
+    counts = {kind: sum(slot["kind"] == kind for slot in reported) for kind in ("gpu", "cpu")}
+    return ", ".join(f"{n} {kind.upper()} slot{'s' if n > 1 else ''}" for kind, n in counts.items() if n)
 
 
 def invite(as_json: bool) -> None:

@@ -43,6 +43,7 @@ class Measured:
     study: d.StudyFacts
     data: d.DataSummary = field(default_factory=d.DataSummary)
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    rules_versions: Mapping[str, int] = field(default_factory=dict)
     strata: Mapping[tuple[str, str], Sequence[CellValues]] = field(default_factory=dict)
     metrics: Mapping[CellKey, Mapping[str, float]] = field(default_factory=dict)
     timings: Mapping[CellKey, Timed] = field(default_factory=dict)
@@ -59,7 +60,7 @@ def build(measured: Measured) -> d.ReportData:
         study=measured.study,
         data=measured.data,
         recommendation=advice,
-        verdicts=_verdicts(measured.verdicts),
+        verdicts=_verdicts(measured.verdicts, measured.rules_versions),
         sizes=_sizes(measured.strata),
         learning=_learning(measured),
         bases=_bases(measured),
@@ -102,7 +103,7 @@ def _recommendation(measured: Measured) -> d.Recommendation:
     return d.Recommendation.model_validate(found)
 
 
-def _verdicts(verdicts: Mapping[str, Verdict]) -> list[d.StageVerdict]:
+def _verdicts(verdicts: Mapping[str, Verdict], rules: Mapping[str, int]) -> list[d.StageVerdict]:
     return [
         d.StageVerdict(
             stage=stage,
@@ -110,7 +111,7 @@ def _verdicts(verdicts: Mapping[str, Verdict]) -> list[d.StageVerdict]:
             headline=wording.headline(stage, verdicts[stage].decision, verdicts[stage].evidence),
             decision=verdicts[stage].decision,
             evidence=verdicts[stage].evidence,
-            rules_version=RULES_VERSION,
+            rules_version=rules.get(stage, RULES_VERSION),
         )
         for stage in ("scale", "bases", "quantization")
         if stage in verdicts

@@ -36,11 +36,13 @@ def measure(session: Session, study_id: str, artifacts: Path) -> Measured:
     """What the store knows of a study."""
     study = session.get_one(t.Study, study_id)
     bench = {example.id: example for example in _bench(session, study_id, artifacts)}
+    verdicts = queries.verdicts(session, study_id)
     return Measured(
         spec=parse_spec(study.spec),
         study=_facts(session, study),
         data=_data(session, study_id),
-        verdicts={row.stage: Verdict(row.decision, row.evidence) for row in queries.verdicts(session, study_id)},
+        verdicts={row.stage: Verdict(row.decision, row.evidence) for row in verdicts},
+        rules_versions={row.stage: row.rules_version for row in verdicts},
         strata=_strata(_records(session, study_id, "scale", ["score", "judge"])),
         metrics=_metrics(session, study_id),
         timings=_timings(session, study_id),

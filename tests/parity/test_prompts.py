@@ -122,7 +122,7 @@ def test_end_token_carries_loss_where_pad_is_eos(template: str):
     tokenizer = letters(template, eos=end, pad=end)
     encoded = encode(tokenizer, chat_template(tokenizer), "what?", "an answer.", None)
     assert encoded.labels[-1] == encoded.ids[-1] == tokenizer.pad_token_id
-    assert encoded.labels.count(tokenizer.pad_token_id) == 1
+    assert encoded.labels.count(encoded.ids[-1]) == 1
 
 
 def test_answer_equal_to_the_question_is_found_at_its_own_place():

@@ -63,9 +63,7 @@ def test_draws_cover_all_examples_evenly():
         assert np.abs(taken - expected).max() <= 6 * math.sqrt(expected)
 
 
-@pytest.mark.parametrize(
-    ("values", "weights"), [([], None), ([1.0], []), ([1.0, 2.0], [1.0, 0.0]), ([1.0], [-1.0])]
-)
+@pytest.mark.parametrize(("values", "weights"), [([], None), ([1.0], []), ([1.0, 2.0], [1.0, 0.0]), ([1.0], [-1.0])])
 def test_nothing_to_average_is_refused(values, weights):
     with pytest.raises(ValueError):
         stats.mean_interval(values, weights)

@@ -47,11 +47,7 @@ def score_cell(
 
 
 def scale_cells(nlls: dict[int | None, float], sd: float = 0.05) -> list[CellValues]:
-    return [
-        size_cell(n, seed, nll, sd)
-        for n, nll in nlls.items()
-        for seed in ([None] if n is None else [1, 2, 3])
-    ]
+    return [size_cell(n, seed, nll, sd) for n, nll in nlls.items() for seed in ([None] if n is None else [1, 2, 3])]
 
 
 def base_cells(means: dict[str, float], untrained: float = 0.3, sd: float = 0.1) -> list[CellValues]:
@@ -94,6 +90,12 @@ class TestScale:
         assert row["relation"] == "undecided" and row["needs"] > len(ITEMS)
         assert "500" in verdict.evidence["reasons"][0]
 
+    def test_an_estimate_within_the_margin_is_not_enough(self):
+        verdict = scale_verdict(scale_cells({None: 5, 500: 2.72, 1000: 2.7}, sd=0.8), [])
+        row = verdict.evidence["sizes"][0]
+        assert row["difference"]["difference"] < verdict.evidence["margin"] < row["difference"]["high"]
+        assert (verdict.decision["n"], verdict.decision["status"]) == (1000, "undecided")
+
     def test_undecided_when_training_taught_nothing(self):
         verdict = scale_verdict(scale_cells({None: 2.7, 500: 2.71, 1000: 2.7}), [])
         assert verdict.decision["status"] == "undecided" and not verdict.decision["beats_untrained"]
@@ -129,10 +131,7 @@ class TestBases:
 
     def test_equivalent(self):
         verdict = bases_verdict(base_cells({"a": 1.6, "b": 1.59}), 1, [])
-        assert (
-            verdict.decision["pairs"][0]["relation"] == "equivalent"
-            and verdict.decision["status"] == "decided"
-        )
+        assert verdict.decision["pairs"][0]["relation"] == "equivalent" and verdict.decision["status"] == "decided"
 
     def test_undecided_says_how_many_questions(self):
         verdict = bases_verdict(base_cells({"a": 1.6, "b": 1.5}, sd=1.5), 1, [])
@@ -158,9 +157,7 @@ class TestBases:
         assert verdict.decision["not_ranked"] == ["c"]
 
     def test_an_untrained_reference_is_evidence_only(self):
-        verdict = bases_verdict(
-            [*base_cells({"a": 1.6, "b": 1.0}), score_cell("ref", None, None, 2.9)], 1, []
-        )
+        verdict = bases_verdict([*base_cells({"a": 1.6, "b": 1.0}), score_cell("ref", None, None, 2.9)], 1, [])
         assert [row["base"] for row in verdict.decision["ranking"]] == ["a", "b"]
         assert {row["base"] for row in verdict.evidence["bases"]} == {"a", "b", "ref"}
 
@@ -171,8 +168,7 @@ class TestBases:
 
     def test_ties_are_broken_by_bits_per_byte(self):
         cells = [
-            replace(c, metrics={"bits_per_byte": 1.0 if c.base == "b" else 2.0})
-            for c in base_cells({"a": 1, "b": 1})
+            replace(c, metrics={"bits_per_byte": 1.0 if c.base == "b" else 2.0}) for c in base_cells({"a": 1, "b": 1})
         ]
         cells = [replace(c, values=dict.fromkeys(ITEMS, 1.0)) for c in cells]
         assert bases_verdict(cells, 1, []).decision["chosen"] == ["b"]
@@ -243,9 +239,7 @@ def test_last_bits_do_not_change_a_byte():
         return [replace(c, values={item: v * (1 + 1e-15) for item, v in c.values.items()}) for c in cells]
 
     expected = [canonical_json(v.decision) for v in all_verdicts(three_stages())]
-    assert [
-        canonical_json(v.decision) for v in all_verdicts([jittered(c) for c in three_stages()])
-    ] == expected
+    assert [canonical_json(v.decision) for v in all_verdicts([jittered(c) for c in three_stages()])] == expected
 
 
 @pytest.mark.parametrize("missing", [[], ["a n=500 seed=1"]])
@@ -293,9 +287,7 @@ class TestRecommendation:
             "a n=500 seed=1 Q4_K_M": [0.5],
         }
 
-    def recommend(
-        self, limits: dict[str, float] | None = None, means: dict[str, float] | None = None
-    ) -> dict:
+    def recommend(self, limits: dict[str, float] | None = None, means: dict[str, float] | None = None) -> dict:
         study = spec(limits=limits or {})
         return recommendation.recommend(study, self.verdicts(means), self.timings(), self.sizes())
 
@@ -332,9 +324,7 @@ class TestRecommendation:
     def test_without_stage_3_it_rests_on_stage_2(self):
         study = spec(stages={"scale": None, "bases": {"n": 500}, "quantization": None})
         bases = self.verdicts()["bases"]
-        found = recommendation.recommend(
-            study, {"bases": bases}, {"a n=500 seed=1": [1.0]}, {"a n=500 seed=1": 8e9}
-        )
+        found = recommendation.recommend(study, {"bases": bases}, {"a n=500 seed=1": [1.0]}, {"a n=500 seed=1": 8e9})
         assert (found["base"], found["format"], found["bytes"], found["seconds_p95"]) == (
             "a",
             "Q8_0",

@@ -15,6 +15,9 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 HEADER_MAX = 100_000_000
 """Bytes of a safetensors header: the format's own limit."""
 
+GGUF_HEADER = 64 * 2**20
+"""Bytes that hold any GGUF file's metadata and tensor names; a vocabulary of 128 000 tokens takes about 10 MB."""
+
 AGAIN = "Get the base model's files again: they are damaged or not complete"
 
 
@@ -74,13 +77,14 @@ def unpack_gguf(path: Path, folder: Path) -> Path:
     """A GGUF file as a transformers folder: weights dequantized to float16.
 
     Float16 keeps the products of a 16-bit scale and a small integer to 2^-11, far below the error of the
-    quantization itself. Raises ModelError when transformers cannot read the file.
+    quantization itself. Raises ModelError when transformers cannot read the file, or would read it wrongly.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     if (folder / "config.json").is_file():
         return folder
+    _refuse_rope_factors(path)
     source: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
@@ -97,6 +101,16 @@ def unpack_gguf(path: Path, folder: Path) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _refuse_rope_factors(path: Path) -> None:
+    with path.open("rb") as file:
+        header = file.read(GGUF_HEADER)
+    if b"rope_freqs.weight" in header:
+        raise ModelError(
+            f"{path.name}: its rotary frequencies are scaled (Llama 3.1 and later), which transformers would ignore",
+            "Give the base in its own format",
+        )
 
 
 def _weights(folder: Path) -> list[Path]:

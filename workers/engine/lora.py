@@ -121,4 +121,5 @@ def _read(folder: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
     if not isinstance(config, LoraConfig):
         raise ModelError("adapter_config.json is not LoRA's", "Give a LoRA adapter of PEFT")
     config.inference_mode = True
+    config.base_model_name_or_path = None  # it may name another copy of the base, and PEFT would warn
     return config, load_file(folder / ROLE_FILES["adapter_model"])

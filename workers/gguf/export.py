@@ -33,11 +33,12 @@ def export_f16(
     out: Path,
     chat_template: str | None = None,
     progress: Progress = lambda done, total: None,
-) -> None:
+) -> list[Planned]:
     """Writes `out`: matrices as F16, vectors (norms, biases) as F32, the vocabulary and the chat template.
 
-    Streams tensor by tensor, so memory is bounded by the largest one. `chat_template` (Jinja) replaces the base's own.
-    Raises ModelError for what the export does not cover, OSError for a full disk.
+    Returns the tensors that it holds. Streams tensor by tensor, so memory is bounded by the largest one.
+    `chat_template` (Jinja) replaces the base's own. Raises ModelError for what the export does not cover, OSError for
+    a full disk.
     """
     check_folder(folder)
     shape = read_shape(folder)
@@ -55,6 +56,7 @@ def export_f16(
                 progress(done, len(plan))
         writer.close()
         part.replace(out)
+        return plan
     finally:
         writer.close()
         part.unlink(missing_ok=True)

@@ -4,15 +4,14 @@ import ctypes
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-
-from gguf import GGUFReader
 
 from jsm_queue.errors import ModelError
 from jsm_queue.spec import Format
 from workers.gguf import llama
+from workers.gguf.export import Planned
 from workers.gguf.llama import lib
 
 SPARE = 1 << 20
@@ -42,11 +41,11 @@ def quantize(f16: Path, out: Path, format: Format, threads: int, progress: Progr
         part.unlink(missing_ok=True)
 
 
-def fallback_tensors(gguf: Path, format: Format) -> list[str]:
-    """The matrices that could not have the format's own k-quant type."""
+def fallback_tensors(plan: Iterable[Planned], format: Format) -> list[str]:
+    """The matrices that cannot have the format's own k-quant type."""
     if "_K" not in format:
         return []
-    return [t.name for t in GGUFReader(gguf).tensors if len(t.shape) > 1 and int(t.shape[0]) % SUPERBLOCK]
+    return [planned.name for planned in plan if len(planned.shape) > 1 and planned.shape[-1] % SUPERBLOCK]
 
 
 def _run(f16: Path, out: Path, format: Format, threads: int) -> int:

@@ -66,6 +66,7 @@ def test_a_growing_output_says_each_thing_once() -> None:
     assert "12 s" in said
     assert "VERDICT" in said
     assert view.news(second, second) == []
+    assert "✔" not in text(view.news(None, second))
 
 
 def test_a_failed_job_says_why() -> None:

@@ -79,9 +79,7 @@ def train_params(base: Path, n: int = 8, seed: int = 1, **changes: object) -> Tr
 
 
 def score_params(base: Path, quantized: bool = False, max_length: int = 1024) -> ScoreParams:
-    return ScoreParams(
-        base=ref(base), split="test", quantized=quantized, max_length=max_length, system_prompt=None
-    )
+    return ScoreParams(base=ref(base), split="test", quantized=quantized, max_length=max_length, system_prompt=None)
 
 
 def read_json(path: Path) -> dict:

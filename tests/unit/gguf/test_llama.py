@@ -88,7 +88,6 @@ def test_formats_shrink_the_file_and_still_answer(qwen_f16: Path, tmp_path: Path
         with open_gguf(out, CPU, 64) as gguf:
             assert gguf.format == name
             assert len(gguf.generate(gguf.tokenize(QUESTION), 4).ids) == 4
-        assert fallback_tensors(out, name) == []
         sizes.append(out.stat().st_size)
     assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
@@ -98,13 +97,13 @@ def test_formats_shrink_the_file_and_still_answer(qwen_f16: Path, tmp_path: Path
 
 def test_tensors_that_fall_back_are_named(tmp_path: Path) -> None:
     base = tiny.save_base(tmp_path / "base", "qwen2", hidden=192)
-    export_f16(base, None, tmp_path / "f16.gguf")
+    plan = export_f16(base, None, tmp_path / "f16.gguf")
     quantize(tmp_path / "f16.gguf", tmp_path / "out.gguf", "Q4_K_M", 1)
     complaints = [line for line in llama.log_lines if "not divisible" in line]
-    named = fallback_tensors(tmp_path / "out.gguf", "Q4_K_M")
+    named = fallback_tensors(plan, "Q4_K_M")
     assert "blk.0.attn_q.weight" in named
-    assert len(complaints) <= len(named) and all(any(name in line for name in named) for line in complaints)
-    assert fallback_tensors(tmp_path / "out.gguf", "Q8_0") == []
+    assert {line.split()[1] for line in complaints} | {"token_embd.weight"} == set(named)
+    assert fallback_tensors(plan, "Q8_0") == []
 
 
 def test_a_broken_file_is_refused_by_name(tmp_path: Path) -> None:

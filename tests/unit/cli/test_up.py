@@ -1,0 +1,192 @@
+"""`jsm up` as a user runs it: the real command with its real parts, watched from outside."""
+
+import json
+import os
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from jsm_queue.cli.home import read_endpoint
+from jsm_queue.cli.up import is_healthy
+
+ROOT = Path(__file__).resolve().parents[3]
+DEADLINE_S = 60.0
+PARTS = ("valkey", "api", "worker", "flower")
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+
+
+class Up:
+    """A `jsm up` on a home folder, and the command line beside it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("JSM_")}
+        self.env = {**clean, "JSM_HOME": str(home)}
+        self.process = self.start()
+
+    def start(self) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-m", "jsm_queue.cli.main", "up"]
+        self.process = subprocess.Popen(
+            argv, env=self.env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
+        )
+        until(self.is_up)
+        return self.process
+
+    def is_up(self) -> bool:
+        assert self.process.poll() is None, self.process.communicate()[0]
+        endpoint = read_endpoint(self.home)
+        if endpoint is None or endpoint.flower is None or not is_healthy(endpoint.api):
+            return False
+        return any(worker["live"] for worker in self.json("worker", "list")["workers"])
+
+    def jsm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "jsm_queue.cli.main", *arguments]
+        return subprocess.run(argv, env=self.env, cwd=ROOT, capture_output=True, encoding="utf-8")
+
+    def json(self, *arguments: str) -> Any:
+        done = self.jsm(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def pid(self, part: str) -> int:
+        return json.loads((self.home / "run" / f"{part}.pid").read_text(encoding="utf-8"))["pid"]
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "the deadline passed"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    up = Up(tmp_path_factory.mktemp("pool") / "home")
+    yield up
+    family = up.family() if up.process.poll() is None else []
+    up.process.terminate()
+    up.process.communicate(timeout=30)
+    assert not [process for process in family if process.is_running()]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A study that can be submitted; its base has no usable weights, so its jobs would fail."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}", encoding="utf-8")
+    (model / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    rows = [{"question": f"問{i}は何ですか。", "answer": f"答{i}です。"} for i in range(60)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (tmp_path / "data.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "study.yaml").write_text(
+        "name: small\ndata: {source: data.jsonl, validation: 10, test_unseen: 10}\n"
+        "bases: [{name: b, source: ./model}]\nstages: {bases: {n: 5}, quantization: null}\n",
+        encoding="utf-8",
+    )
+    return tmp_path / "study.yaml"
+
+
+def test_secrets_are_their_owners_only(up: Up) -> None:
+    secrets = [up.home / "admin.token", up.home / "valkey" / "valkey.password", up.home / "worker" / "identity.json"]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in secrets] == [0o600] * 3
+    assert stat.S_IMODE(up.home.stat().st_mode) == 0o700
+
+
+def test_no_command_line_shows_a_lasting_secret(up: Up) -> None:
+    lasting = [
+        (up.home / "admin.token").read_text(encoding="utf-8").strip(),
+        (up.home / "valkey" / "valkey.password").read_text(encoding="utf-8").strip(),
+    ]
+    shown = " ".join(argument for process in up.family() for argument in process.cmdline())
+    assert not [secret for secret in lasting if secret in shown]
+
+
+def test_everything_listens_on_loopback_alone(up: Up) -> None:
+    family = [psutil.Process(up.process.pid), *up.family()]
+    listening = [c for process in family for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert len(listening) >= 3
+    assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
+
+
+def test_a_second_start_on_the_same_home_is_refused(up: Up) -> None:
+    done = up.jsm("up")
+    assert done.returncode == 3
+    assert "is in use" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_study_is_submitted_listed_and_cancelled(up: Up, study: Path) -> None:
+    sent = up.json("submit", str(study))
+    assert sent["resumed"] is False
+    assert up.json("submit", str(study))["resumed"] is True
+    until(lambda: bool(up.json("jobs", sent["id"][:6])["jobs"]))
+    assert up.json("status", "small")["id"] == sent["id"]
+    assert [listed["name"] for listed in up.json("status")["studies"]] == ["small"]
+    assert "prepare" in up.jsm("jobs", "small").stdout
+    assert "small" in up.jsm("status").stdout
+    assert up.json("cancel", "small")["state"] in ("cancelled", "ended")
+
+
+def test_an_unknown_study_is_told(up: Up) -> None:
+    done = up.jsm("status", "nothing")
+    assert (done.returncode, done.stderr.count("\n")) == (4, 1)
+    assert "nothing" in done.stderr
+
+
+def test_an_invite_is_printed_as_the_command_to_type(up: Up) -> None:
+    endpoint = read_endpoint(up.home)
+    assert endpoint
+    assert f"jsm worker start --api {endpoint.api} --invite " in up.jsm("worker", "invite").stdout
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_is_killed_comes_back(up: Up, part: str) -> None:
+    before = up.pid(part)
+    os.kill(before, signal.SIGKILL)
+    until(lambda: up.pid(part) != before)
+    until(up.is_up)
+
+
+def test_a_killed_up_leaves_nothing_and_starts_again_on_the_same_data(up: Up) -> None:
+    token, worker = (up.home / "admin.token").read_text(encoding="utf-8"), up.json("worker", "list")["workers"][0]["id"]
+    family = up.family()
+    up.process.kill()
+    up.process.communicate()
+    until(lambda: not any(process.is_running() for process in family))
+    up.start()
+    assert (up.home / "admin.token").read_text(encoding="utf-8") == token
+    assert up.json("worker", "list")["workers"][0]["id"] == worker
+
+
+def test_down_ends_everything(up: Up) -> None:
+    family = up.family()
+    assert up.jsm("down").returncode == 0
+    up.process.communicate(timeout=30)
+    assert up.process.returncode == 0
+    assert not [process for process in family if process.is_running()]
+    assert read_endpoint(up.home) is None
+    assert up.jsm("down").returncode == 3
+
+
+def test_ctrl_c_ends_everything(up: Up) -> None:
+    up.start()
+    family = up.family()
+    up.process.send_signal(signal.SIGINT)
+    said, _ = up.process.communicate(timeout=30)
+    assert up.process.returncode == 0
+    assert "goes on where it was" in said
+    assert not [process for process in family if process.is_running()]
