@@ -83,9 +83,9 @@ def test_a_worker_that_is_told_to_end_does_so_at_once(pool: Pool, folder: Path) 
 
 
 def test_a_result_waits_on_the_disk_while_the_api_is_away(pool: Pool, folder: Path) -> None:
-    study = submit_long(pool, folder, epochs=30)
+    study = submit_long(pool, folder, epochs=6)
     pool.kill("api")
-    wait_for(lambda: list((pool.home / "agent" / "outbox").iterdir()), "a result", 60)
+    wait_for(lambda: list((pool.home / "agent" / "outbox").iterdir()), "a result", 120)
     pool.start_api()
     pool.wait_ended(study)
     assert {job["state"] for job in pool.jobs(study)} == {"done"}

@@ -32,7 +32,7 @@ def _quantized(work: Work, out: Path) -> list[Planned]:
         quantize(f16, out, work.params.format, work.device.threads, lambda done: work.progress(done, size, {}))
         return plan
     finally:
-        pass
+        f16.unlink(missing_ok=True)
 
 
 def _export(work: Work, out: Path) -> list[Planned]:
