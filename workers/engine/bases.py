@@ -12,27 +12,21 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from jsm_queue.errors import ModelError
 from jsm_queue.kinds import BaseRef
 from workers.engine.folders import check_folder, stored_in_bfloat16, unpack_gguf
+from workers.engine.packing import use_packing
 from workers.engine.prompts import ChatTemplate, chat_template
 from workers.work import Device, Work
 
 log = logging.getLogger(__name__)
-
-FLOAT32_ATTENTION = "jsm_float32_sdpa"
-"""Our name in transformers for attention that computes in float32."""
 
 
 @dataclass(frozen=True)
@@ -183,8 +177,7 @@ def _load_model(folder: Path, device: torch.device, quantized: bool) -> PreTrain
             f"the base's weights do not fit its config.json: {len(missing)} tensors, such as {missing[0]}",
             "Get the base model's files again, all from one revision",
         )
-    if not cuda and model.config._attn_implementation == "sdpa":
-        model.set_attn_implementation(FLOAT32_ATTENTION)
+    use_packing(model)
     return model
 
 
@@ -193,20 +186,3 @@ def _gguf_file(folder: Path) -> Path:
     if len(files) != 1:
         raise ModelError(f"expected one GGUF file, found {len(files)}", "Give the path of one .gguf file as source")
     return files[0]
-
-
-def _float32_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,  # (B, H, T, D)
-    key: torch.Tensor,  # (B, KV heads, T, D)
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **options: Any,
-) -> tuple[torch.Tensor, None]:
-    """PyTorch's attention on a CPU takes six times as long backward in bfloat16 as in float32."""
-    out, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **options)
-    return out.to(query.dtype), None  # (B, T, H, D)
-
-
-AttentionInterface.register(FLOAT32_ATTENTION, _float32_attention)
-AttentionMaskInterface.register(FLOAT32_ATTENTION, sdpa_mask)

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from workers.engine.bases import Base
-from workers.engine.batches import PASS_COST, estimate_memory, free_memory, passes
+from workers.engine.batches import estimate_memory, passes
 from workers.engine.nll import answer_nll
 from workers.engine.prompts import Encoded
 
@@ -25,12 +25,10 @@ def likelihoods(
     base: Base, model: PreTrainedModel, examples: Sequence[Encoded], report: Callable[[int], None]
 ) -> list[Likelihood]:
     """One of each example, in their order; `report` is told how many are done."""
-    memory = estimate_memory(
-        base.model.config, free_memory(base.device), base.model.dtype.itemsize, training=False, recompute=False
-    )
+    memory = estimate_memory(base.model, base.device, training=False, recompute=False)
     found: dict[int, Likelihood] = {}
     with torch.inference_mode():
-        for group in passes(examples, memory, PASS_COST[base.device.type]):
+        for group in passes(examples, memory):
             batch = [examples[i] for i in group]
             nlls = answer_nll(model, batch, base.device).double().cpu().split([each.answers for each in batch])
             for i, example, nll in zip(group, batch, nlls, strict=True):

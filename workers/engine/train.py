@@ -15,7 +15,7 @@ from peft import PeftModel
 from jsm_queue.errors import ModelError
 from jsm_queue.spec import TrainingSpec
 from workers.engine.bases import Base
-from workers.engine.batches import PASS_COST, estimate_memory, free_memory, passes
+from workers.engine.batches import estimate_memory, passes
 from workers.engine.lora import causal_model
 from workers.engine.nll import answer_nll
 from workers.engine.prompts import Encoded
@@ -126,20 +126,13 @@ class _Stepper:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=0.0, fused=True)
         self.peak_bytes = 0
-        self.memory = estimate_memory(
-            base.model.config,
-            free_memory(base.device),
-            itemsize=base.model.dtype.itemsize,
-            training=True,
-            recompute=_recomputes(base),
-        )
+        self.memory = estimate_memory(base.model, base.device, training=True, recompute=_recomputes(base))
 
     def step(self, examples: list[Encoded], lr: float) -> float:
         """Changes the adapter; returns the loss before."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        groups = passes(examples, self.memory, PASS_COST[self.base.device.type])
-        loss = backward(self.base, self.model, examples, groups)
+        loss = backward(self.base, self.model, examples, passes(examples, self.memory))
         torch.nn.utils.clip_grad_norm_(self.parameters, CLIP)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,59 +1,66 @@
 """Which examples share a pass."""
 
-from itertools import combinations
-
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from workers.engine.batches import Memory, estimate_memory, passes
 from workers.engine.prompts import Encoded
-
-MUCH = Memory(budget=1e12, token=1, answer=1)
 
 
 def of_lengths(lengths: list[int]) -> list[Encoded]:
     return [Encoded(ids=[1] * length, first=length // 2) for length in lengths]
 
 
-def cost(examples: list[Encoded], groups: list[list[int]], pass_cost: int) -> int:
-    return sum(len(group) * max(len(examples[i].ids) for i in group) + pass_cost for group in groups)
+def needed(examples: list[Encoded], memory: Memory) -> float:
+    tokens, answers = sum(len(each.ids) for each in examples), sum(each.answers for each in examples)
+    places = len(examples) * max(len(each.ids) for each in examples)
+    return tokens * memory.token + answers * memory.answer + places * memory.place
 
 
-lengths = st.lists(st.integers(2, 60), min_size=1, max_size=12)
-
-
-@given(lengths, st.integers(0, 200), st.integers(10, 400))
-def test_each_example_once_and_within_memory(sizes: list[int], pass_cost: int, budget: int):
+@given(st.lists(st.integers(2, 60), min_size=1, max_size=30), st.integers(10, 600), st.integers(1, 40))
+def test_groups_hold_each_example_once_and_are_as_full_as_memory_allows(sizes: list[int], budget: int, most: int):
     examples = of_lengths(sizes)
-    groups = passes(examples, Memory(budget, token=1, answer=2), pass_cost)
-    assert sorted(i for group in groups for i in group) == list(range(len(sizes)))
-    for group in groups:
-        padded = len(group) * max(len(examples[i].ids) for i in group)
-        assert len(group) == 1 or padded + 2 * sum(examples[i].answers for i in group) <= budget
+    memory = Memory(budget, token=1, answer=2, place=0.5, examples=most)
+    groups = [[examples[i] for i in group] for group in passes(examples, memory)]
+    assert sorted(i for group in passes(examples, memory) for i in group) == list(range(len(sizes)))
+    assert [len(each.ids) for group in groups for each in group] == sorted(sizes)
+    for group, following in zip(groups, [*groups[1:], None], strict=True):
+        assert len(group) == 1 or (needed(group, memory) <= budget and len(group) <= most)
+        if following:
+            longer = [*group, following[0]]
+            assert needed(longer, memory) > budget or len(longer) > most
 
 
-@given(st.lists(st.integers(2, 60), min_size=1, max_size=8), st.integers(0, 200))
-def test_no_other_cut_of_the_sorted_examples_costs_less(sizes: list[int], pass_cost: int):
-    examples = of_lengths(sizes)
-    order = sorted(range(len(sizes)), key=lambda i: sizes[i])
-    cuts = (each for k in range(len(sizes)) for each in combinations(range(1, len(sizes)), k))
-    ways = ([order[a:b] for a, b in zip((0, *cut), (*cut, len(sizes)), strict=True)] for cut in cuts)
-    assert cost(examples, passes(examples, MUCH, pass_cost), pass_cost) == min(
-        cost(examples, way, pass_cost) for way in ways
+@pytest.mark.parametrize("training", [False, True])
+def test_estimate_is_no_less_than_what_a_pass_keeps(training: bool):
+    """Counted by the tensors that autograd saves, of which the weights are no activations."""
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=192, num_hidden_layers=3, num_attention_heads=4, vocab_size=512
     )
+    model = LlamaForCausalLM(config)
+    memory = estimate_memory(model, torch.device("cpu"), training=training, recompute=False)
+    kept: dict[int, int] = {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.set_grad_enabled(training):
+        logits = model(torch.zeros(4, 50, dtype=torch.long), use_cache=False).logits
+    estimate = 200 * (memory.token + memory.answer + memory.place)
+    assert logits.nbytes + sum(kept.values()) < estimate < 4 * (logits.nbytes + sum(kept.values())) or not training
 
 
-def test_a_dear_pass_takes_all_and_a_cheap_one_splits_by_length():
-    examples = of_lengths([10, 100, 10, 100])
-    assert len(passes(examples, MUCH, pass_cost=1000)) == 1
-    assert passes(examples, MUCH, pass_cost=10) == [[0, 2], [1, 3]]
-
-
-def test_recomputation_saves_memory_and_training_needs_more_than_scoring():
-    config = LlamaConfig(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, vocab_size=128256)
-    kept = estimate_memory(config, 1e9, itemsize=2, training=True, recompute=False)
-    recomputed = estimate_memory(config, 1e9, itemsize=2, training=True, recompute=True)
-    scored = estimate_memory(config, 1e9, itemsize=2, training=False, recompute=False)
-    assert kept.token > 5 * recomputed.token > 5 * scored.token
-    assert kept.answer > scored.answer
+def test_recomputation_saves_memory():
+    config = LlamaConfig(hidden_size=64, intermediate_size=192, num_hidden_layers=16, vocab_size=512)
+    model = LlamaForCausalLM(config)
+    kept, recomputed = (
+        estimate_memory(model, torch.device("cpu"), training=True, recompute=recompute) for recompute in (False, True)
+    )
+    assert kept.token > 4 * recomputed.token
