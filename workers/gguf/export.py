@@ -1,5 +1,7 @@
 """A transformers folder, with or without a LoRA adapter, becomes one F16 GGUF file."""
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +54,7 @@ def export_f16(
             plan = plan_tensors(weights, shape, lora)
             _write_header(writer, plan)
             for done, planned in enumerate(plan, 1):
-                writer.write_tensor_data(_data(planned, weights, shape, lora))
+                _write(writer, _data(planned, weights, shape, lora))
                 progress(done, len(plan))
         writer.close()
         part.replace(out)
@@ -96,6 +98,16 @@ def _write_header(writer: GGUFWriter, plan: list[Planned]) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
+
+
+def _write(writer: GGUFWriter, data: np.ndarray) -> None:
+    try:
+        writer.write_tensor_data(data)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # numpy tells a short write only in words, and a short write is a full disk.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(writer.path)) from error
 
 
 def _data(planned: Planned, weights: tensors.Weights, shape: ModelShape, lora: tensors.Adapter) -> np.ndarray:

@@ -17,7 +17,7 @@ from jsm_queue.errors import ModelError
 ROWS = 4096
 """Rows merged at once: bounds the working memory to a few hundred MB for the widest 8B projections."""
 
-NOT_PLAIN = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
+NOT_PLAIN = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias")
 """Keys of adapter_config.json that change what the matrices mean."""
 
 ADAPTER_PREFIX = "base_model.model."

@@ -8,20 +8,17 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from peft import PeftModel
-from transformers import PreTrainedModel
 
 from jsm_queue.data.examples import Example, read_examples
 from jsm_queue.errors import ModelError
 from jsm_queue.kinds import ROLE_FILES, ParityParams
 from jsm_queue.protocol import RecordIn
 from jsm_queue.spec import Format
-from workers.engine import bases
+from workers.engine import bases, lora
 from workers.engine import prompts as training_prompts
 from workers.gguf import prompts
 from workers.gguf.llama import Gguf, open_gguf
@@ -136,21 +133,10 @@ def _reference(work: Work) -> Iterator[Reference]:
             yield Reference(lambda e: prompts.encode(f16, e.question, e.answer, params.system_prompt), f16.logits)
         return
     base = bases.load(replace(work, device=Device("cpu", work.device.threads)), quantized=False)
-    with _adapted(base.model, work.inputs / "adapter") as model:
+    adapter = work.inputs / "adapter"
+    # The adapter lies beside the weights, not merged: another path than the export's.
+    with lora.trained(base, adapter if adapter.is_dir() else None) as model:
         yield Reference(lambda e: _encode(base, e, params.system_prompt), lambda ids, first: _logits(model, ids, first))
-
-
-@contextmanager
-def _adapted(model: PreTrainedModel, adapter: Path) -> Iterator[torch.nn.Module]:
-    """The model with the adapter beside its weights, not merged: another path than the export's."""
-    if not adapter.is_dir():
-        yield model
-        return
-    adapted = PeftModel.from_pretrained(model, str(adapter)).eval()
-    try:
-        yield adapted
-    finally:
-        adapted.unload()
 
 
 def _encode(base: bases.Base, example: Example, system_prompt: str | None) -> tuple[list[int], int]:

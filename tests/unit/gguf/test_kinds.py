@@ -1,5 +1,6 @@
 """The kinds of the GGUF path, one after the other on a tiny base."""
 
+import errno
 import json
 import logging
 import shutil
@@ -19,6 +20,7 @@ from jsm_queue.spec import DecodingSpec, Format, JudgeSpec
 from workers.engine import bases
 from workers.gguf import tiny
 from workers.gguf.answers import Answer, read_answers, write_answers
+from workers.gguf.export import export_f16
 from workers.gguf.llama import open_gguf
 from workers.kinds import answer, convert, judge, latency, parity
 from workers.work import Device, Outcome, Work
@@ -155,11 +157,14 @@ def test_parity_leaves_the_kept_base_unchanged(inputs: Path) -> None:
     first = against(inputs, "model").metrics
     shutil.rmtree(inputs / "parity-model")
     assert against(inputs, "model").metrics == first
+    params = ParityParams(base=BASE, reference="model", prompts=1, system_prompt=None)
+    kept = bases.load(Work(params, inputs, inputs, CPU, lambda *_: None), quantized=False)
+    assert not any("lora" in name for name, _ in kept.model.named_modules())
 
 
 def test_divergence_of_known_distributions() -> None:
-    p, q = np.log([[0.5, 0.25, 0.25]]), np.log([[0.25, 0.5, 0.25]])
-    assert parity.divergence(p, q + 7) == pytest.approx([0.5 * np.log(2) - 0.25 * np.log(2)])
+    p, q = np.log([[0.5, 0.25, 0.25]]), np.log([[0.125, 0.125, 0.75]])
+    assert parity.divergence(p, q + 7) == pytest.approx([0.5 * np.log(4) + 0.25 * np.log(2) - 0.25 * np.log(3)])
     assert parity.divergence(p, p) == pytest.approx([0.0])
 
 
@@ -217,6 +222,16 @@ def test_weights_beyond_f16_are_refused(inputs: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"up_proj.*F16"):
         to_gguf(inputs, "F16", "gguf")
+    assert list((inputs / "gguf").iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_told_as_such(inputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        export_f16(inputs / "base", None, tmp_path / "model.gguf")
+    assert caught.value.errno == errno.ENOSPC
+    assert not (tmp_path / "model.gguf").exists()
 
 
 def test_a_given_chat_template_is_the_file_s(inputs: Path) -> None:

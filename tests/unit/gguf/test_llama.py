@@ -1,4 +1,6 @@
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,10 +52,10 @@ def test_greedy_takes_the_largest_logit_each_time(qwen_f16: Path) -> None:
 def test_logits_do_not_depend_on_how_the_tokens_are_fed(qwen_f16: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = list(range(20, 120))
     with open_gguf(qwen_f16, CPU, 128) as gguf:
-        at_once = gguf.logits(ids, 30)
+        at_once = gguf.logits(ids, 70)
         monkeypatch.setattr(llama, "BATCH", 32)
-        in_pieces = gguf.logits(ids, 30)
-    assert at_once.shape == (70, tiny.VOCAB)
+        in_pieces = gguf.logits(ids, 70)
+    assert at_once.shape == (30, tiny.VOCAB)
     assert np.abs(at_once - in_pieces).max() < 0.05
 
 
@@ -114,3 +116,11 @@ def test_a_broken_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot quantize"):
         quantize(broken, tmp_path / "out.gguf", "Q8_0", 1)
     assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
+
+
+def test_a_quantizer_that_fails_on_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "model.gguf"
+    broken.write_bytes(b"GGUF" + bytes(100))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match="No space left"):
+        quantize(broken, tmp_path / "out.gguf", "Q8_0", 1)

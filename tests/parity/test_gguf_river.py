@@ -1,0 +1,37 @@
+"""The shipped bases on the shipped bench: every token, and the logits of the answers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from jsm_queue.data.readers import read_bench
+from workers.engine.prompts import chat_template, encode
+from workers.gguf import prompts
+from workers.gguf.export import export_f16
+from workers.gguf.llama import open_gguf
+from workers.kinds.parity import divergence
+from workers.work import Device
+
+RIVER = Path(__file__).parents[2] / "examples" / "river"
+MAX_KL = 1e-4
+"""Nats a token: what rounding to F16 may cost."""
+
+
+@pytest.mark.parametrize("name", ["river-qwen2", "river-llama"])
+def test_a_shipped_base_is_the_same_model_as_a_gguf(name: str, tmp_path: Path) -> None:
+    folder = RIVER / "bases" / name
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    export_f16(folder, None, tmp_path / "model.gguf")
+    worst = 0.0
+    with open_gguf(tmp_path / "model.gguf", Device("cpu", 1), 512) as gguf:
+        for example in read_bench(RIVER / "bench.yaml"):
+            expected = encode(tokenizer, chat_template(tokenizer), example.question, example.answer, None)
+            assert prompts.encode(gguf, example.question, example.answer, None) == (expected.ids, expected.first)
+            with torch.inference_mode():
+                logits = model(torch.tensor([expected.ids])).logits[0].numpy()
+            worst = max(worst, np.max(divergence(logits, gguf.logits(expected.ids, 0))))
+    assert worst < MAX_KL, f"largest KL {worst:.2e} nats"
