@@ -16,6 +16,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,17 @@ def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "worker"
 
 
+def joined(arguments: Sequence[str]) -> list[str]:
+    """`--invite TOKEN` as `--invite=TOKEN`: a random token may begin with "-", which argparse takes for an option."""
+    done: list[str] = []
+    for argument in arguments:
+        if done and done[-1] == "--invite":
+            done[-1] = f"--invite={argument}"
+        else:
+            done.append(argument)
+    return done
+
+
 def main() -> int:
     """The command line. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m workers.agent", description="Take part in a pool.")
@@ -157,7 +169,7 @@ def main() -> int:
     parser.add_argument("--api", required=True, help="the api's URL")
     parser.add_argument("--invite", help="a token of `jsm worker invite`; needed at the first start")
     parser.add_argument("--name", default=platform.node() or "worker", help="how people call this machine")
-    given = parser.parse_args()
+    given = parser.parse_args(joined(sys.argv[1:]))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     for chatty in ("httpx", "celery", "kombu"):  # a line a request, a line a task
         logging.getLogger(chatty).setLevel(logging.WARNING)

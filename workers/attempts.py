@@ -28,8 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Attempts:
-    """What a bell sets in motion. `handle` runs in a Celery thread; the slots' number bounds how many at
-    once.
+    """What a bell sets in motion. `handle` runs in a Celery thread, as many at once as there are slots.
 
     `provenance`: what this machine adds to a result's.
     """
@@ -96,7 +95,8 @@ class Attempts:
         logger.info("attempt %s: %s begins on slot %d: %s", grant.attempt, grant.kind, slot.plan.idx, bell.label)
         ended = self._execute(grant, slot, held)
         seconds = time.monotonic() - started
-        logger.info("attempt %s: %s after %.1f s", grant.attempt, ended.reason if ended else "complete", seconds)
+        how = f"{ended.reason} ({ended.message})" if ended else "complete"
+        logger.info("attempt %s: %s after %.1f s", grant.attempt, how, seconds)
         if ended is None:
             self.delivery.result(grant.attempt)
         elif not self.board.leaving.is_set():
@@ -118,9 +118,10 @@ class Attempts:
                 held.stop,
                 self._note,
             )
-            if ended is None:
+            if self.outbox.is_finished(grant.attempt):  # also when the runner died or was stopped just after
                 reach("result_written")
                 self.outbox.put(grant.attempt)
+                return None
             return ended
         except Stopped:
             return Ended("cancelled", "no longer wanted")
@@ -140,7 +141,7 @@ class Attempts:
         def fetch() -> None:
             self.cache.build(grant.inputs, inputs, held.stop)
             if base and base.form == "hub":
-                log = self.home / "logs" / "hub.log"
+                log = self.home / "logs" / f"hub-{base.key}.log"
                 self.cache.build_hub_base(base, inputs / "base", log, held.stop)
 
         inputs.mkdir()

@@ -174,6 +174,7 @@ REFUSED = 2
 def _link(source: Path, target: Path) -> None:
     """A hard link, or a copy where the file systems differ or know none."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)  # of a try that an outage ended
     try:
         os.link(source, target)
     except OSError:

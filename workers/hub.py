@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+from jsm_queue import processes
 from workers.cache import REFUSED
 
 ALLOWED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
@@ -17,6 +18,7 @@ NESTED = ("*/*",)  # other formats of the same model
 
 def main() -> int:
     """Returns the exit code."""
+    processes.exit_with_parent()
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError

@@ -24,7 +24,7 @@ class Outbox:
     def recover(self) -> None:
         """After a crash: what was finished is kept, what was not is removed."""
         for folder in self.work.iterdir():
-            if (folder / "out" / RESULT).exists():
+            if self.is_finished(folder.name):
                 self.put(folder.name)
             self.clear(folder.name)
 
@@ -34,6 +34,10 @@ class Outbox:
         folder = self.work / attempt
         (folder / "out").mkdir(parents=True)
         return folder
+
+    def is_finished(self, attempt: str) -> bool:
+        """Whether an attempt in `work` has its whole result."""
+        return (self.work / attempt / "out" / RESULT).exists()
 
     def put(self, attempt: str) -> None:
         """The attempt's result is complete."""

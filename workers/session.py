@@ -28,7 +28,7 @@ from workers.threads import OnGone
 
 logger = logging.getLogger(__name__)
 
-PAUSE_S = 0.2  # between two heartbeats, however much news there is
+PAUSE_S = 0.05  # between two heartbeats, however much news there is
 REFUSED_WAIT_S = 15.0  # before the next request when the api refuses one that it should not
 
 T = TypeVar("T")

@@ -126,8 +126,7 @@ class Slot:
         """What the runner's libraries must know before they load."""
         threads = str(self.plan.threads)
         return {
-            # this slot's GPU alone, or none; in the runner it is cuda:0
-            "CUDA_VISIBLE_DEVICES": self.plan.uuid,
+            "CUDA_VISIBLE_DEVICES": self.plan.uuid,  # this slot's GPU alone, there cuda:0; or none
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "TOKENIZERS_PARALLELISM": "false",

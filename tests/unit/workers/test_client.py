@@ -1,0 +1,152 @@
+"""Which answers mean retry, drop or leave; uploads that go on where they broke off."""
+
+import hashlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from jsm_queue.errors import AuthError, ConflictError, GoneError, JsmError, ModelError, NotFoundError
+from jsm_queue.protocol import ArtifactIn, BrokerReply
+from workers import client as http
+from workers.client import Client, Stopped, Unreachable, patiently
+
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+def client(answer: Answer) -> Client:
+    made = Client("http://api", "secret")
+    made._http = httpx.Client(base_url="http://api", transport=httpx.MockTransport(answer))
+    return made
+
+
+def error(status: int) -> Answer:
+    body = {"error": {"code": "x", "message": "what is wrong", "fix": "Do this"}}
+    return lambda _: httpx.Response(status, json=body)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, AuthError), (403, AuthError), (404, NotFoundError), (409, ConflictError), (410, GoneError), (422, JsmError)],
+)
+def test_a_refusal_carries_the_apis_words(status: int, kind: type[JsmError]) -> None:
+    with pytest.raises(kind) as caught:
+        client(error(status)).get("/v1/worker/broker", BrokerReply)
+    assert type(caught.value) is kind
+    assert str(caught.value) == "what is wrong. Do this"
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_what_may_pass_is_unreachable(status: int) -> None:
+    with pytest.raises(Unreachable):
+        client(error(status)).get("/v1/worker/broker", BrokerReply)
+
+
+def test_a_proxys_page_is_unreachable() -> None:
+    with pytest.raises(Unreachable):
+        client(lambda _: httpx.Response(200, text="<html>")).get("/v1/worker/broker", BrokerReply)
+    with pytest.raises(Unreachable):
+        client(lambda _: httpx.Response(502, text="<html>")).get("/v1/worker/broker", BrokerReply)
+
+
+def test_a_broken_connection_is_unreachable() -> None:
+    def fail(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("slow", request=request)
+
+    with pytest.raises(Unreachable, match="ReadTimeout"):
+        client(fail).get("/v1/worker/broker", BrokerReply)
+
+
+def test_the_token_is_sent_and_no_proxy_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    made = Client("http://api/", "secret")
+    assert made._http.headers["Authorization"] == "Bearer secret"
+    assert made._http.trust_env is False
+
+
+class Uploads:
+    """A pretended api that has some bytes of a file already."""
+
+    def __init__(self, have: bytes = b"", conflict: bool = False) -> None:
+        self.have, self.conflict, self.headers = have, conflict, httpx.Headers()
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            return httpx.Response(200, json={"have": False, "offset": len(self.have)})
+        if self.conflict:
+            return error(409)(request)
+        self.headers = request.headers
+        self.have += request.read()
+        return httpx.Response(200, json={"have": True, "offset": len(self.have)})
+
+
+def artifact(body: bytes) -> ArtifactIn:
+    return ArtifactIn(role="gguf", sha=hashlib.sha256(body).hexdigest(), size=len(body))
+
+
+def test_an_upload_goes_on_where_it_broke_off(tmp_path: Path) -> None:
+    body, file = b"0123456789" * 1000, tmp_path / "model.gguf"
+    file.write_bytes(body)
+    api = Uploads(body[:4000])
+    client(api).upload(file, artifact(body), threading.Event())
+    assert api.have == body
+    assert (api.headers["Upload-Offset"], api.headers["Upload-Length"]) == ("4000", "10000")
+
+
+def test_what_the_api_has_is_not_sent(tmp_path: Path) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.method == "POST"
+        return httpx.Response(200, json={"have": True, "offset": 3})
+
+    client(answer).upload(tmp_path / "not even there", artifact(b"abc"), threading.Event())
+
+
+def test_a_refused_upload_is_begun_again_unless_the_file_is_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"right")
+    with pytest.raises(Unreachable):
+        client(Uploads(conflict=True)).upload(file, artifact(b"right"), threading.Event())
+    with pytest.raises(ModelError, match="changed after it was written"):
+        client(Uploads(conflict=True)).upload(file, artifact(b"other"), threading.Event())
+
+
+def test_an_upload_ends_when_the_agent_leaves(tmp_path: Path) -> None:
+    file, stop = tmp_path / "model.gguf", threading.Event()
+    file.write_bytes(b"body")
+    stop.set()
+    with pytest.raises(Stopped):
+        client(Uploads()).upload(file, artifact(b"body"), stop)
+
+
+def test_patience_outlives_an_outage_and_notes_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "FIRST_WAIT_S", 0.001)
+    tries, notes = iter([Unreachable("a"), Unreachable("b"), None]), []
+
+    def call() -> str:
+        if failure := next(tries):
+            raise failure
+        return "done"
+
+    assert patiently(call, threading.Event(), notes.append) == "done"
+    assert notes == ["a"]
+
+
+def test_patience_ends_when_it_is_told() -> None:
+    stop = threading.Event()
+
+    def call() -> None:
+        stop.set()
+        raise Unreachable("away")
+
+    with pytest.raises(Stopped):
+        patiently(call, stop, lambda _: None)
+
+
+def test_a_refusal_ends_patience() -> None:
+    def call() -> None:
+        raise ConflictError("replaced")
+
+    with pytest.raises(ConflictError):
+        patiently(call, threading.Event(), lambda _: None)
