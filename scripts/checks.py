@@ -13,7 +13,7 @@ from pathlib import Path
 MIN_PYTHON = (3, 11)
 COMPILERS = ("c++", "g++", "clang++")
 DISK_CPU_GB = 4.0
-"""free disk for the CPU build of torch: 2.3 GB of packages, room to unpack them and to compile llama.cpp"""
+"""free disk for the CPU build of torch: 2 GB of packages, room to unpack them and to compile llama.cpp"""
 DISK_CUDA_GB = 14.0
 """the same with torch's CUDA libraries: about 8 GB of packages"""
 

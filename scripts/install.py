@@ -74,11 +74,11 @@ def install(extras: list[str]) -> None:
 
 def install_beside_the_build(extras: list[str], torch: str | None) -> None:
     """Compiles llama.cpp and, meanwhile, installs everything that does not depend on it."""
-    build = start_llama_build()
+    build, started = start_llama_build(), time.monotonic()
     try:
         others = [extra for extra in extras if extra not in NEED_LLAMA]
         step("packages, while llama.cpp is compiled", pip_packages(others, torch), "packages-early.log")
-        wait_for_llama(build)
+        wait_for_llama(build, started)
     except BaseException:
         stop(build)
         raise
@@ -233,13 +233,14 @@ def start_llama_build() -> subprocess.Popen[bytes]:
     target = VENV / "llama-wheel"
     shutil.rmtree(target, ignore_errors=True)
     environment = {**os.environ, "CMAKE_ARGS": cmake_args(), "CMAKE_BUILD_PARALLEL_LEVEL": str(cores)}
-    command = pip("wheel", "--verbose", "--no-deps", "-w", str(target), pinned("llama-cpp-python"))
+    # pip's own cache would give back a wheel that was built with other options or on another CPU
+    command = pip("wheel", "--no-cache-dir", "--verbose", "--no-deps", "-w", str(target), pinned("llama-cpp-python"))
     return start(command, LOGS / "llama-build.log", environment)
 
 
-def wait_for_llama(build: subprocess.Popen[bytes]) -> None:
+def wait_for_llama(build: subprocess.Popen[bytes], started: float) -> None:
     """Waits for the build and keeps its wheel. Raises Missing with the end of its log when it failed."""
-    follow("llama.cpp", build, LOGS / "llama-build.log", llama_progress)
+    follow("llama.cpp", build, LOGS / "llama-build.log", llama_progress, started)
     wheel = next((VENV / "llama-wheel").glob("*.whl"))
     folder = wheel_folder()
     folder.mkdir(parents=True, exist_ok=True)
@@ -262,7 +263,7 @@ def llama_progress(log_text: str) -> str:
 def step(label: str, command: list[str], log_name: str | None) -> None:
     """Runs one command with its output in a log. Raises Missing with the log's end when it fails."""
     log = LOGS / log_name if log_name else Path(os.devnull)
-    follow(label, start(command, log, dict(os.environ)), log, pip_progress)
+    follow(label, start(command, log, dict(os.environ)), log, pip_progress, time.monotonic())
 
 
 def start(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -278,9 +279,10 @@ def start(command: list[str], log: Path, environment: dict[str, str]) -> subproc
         )
 
 
-def follow(label: str, process: subprocess.Popen[bytes], log: Path, progress: Callable[[str], str]) -> None:
+def follow(
+    label: str, process: subprocess.Popen[bytes], log: Path, progress: Callable[[str], str], started: float
+) -> None:
     """Waits for a process, with signs of life from its log. Raises Missing when it fails."""
-    started = time.monotonic()
     try:
         code = poll(process)
         while code is None:

@@ -29,9 +29,13 @@ def connect() -> httpx.Client:
 
 
 def client(url: str, token: str) -> httpx.Client:
-    """A client for the api at `url`. Use it as a context manager."""
-    # An HTTP proxy of the environment must not see a token that is meant for the api.
-    return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT_S, trust_env=False)
+    """A client for the api at `url`, to be used as a context manager. Raises SetupError for what is no address."""
+    headers = {"Authorization": f"Bearer {token}"}
+    try:
+        # An HTTP proxy of the environment must not see a token that is meant for the api.
+        return httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+    except httpx.InvalidURL as error:
+        raise SetupError(f"{url!r} is not an address ({error})", "Write it like http://127.0.0.1:8080") from error
 
 
 def call(api: httpx.Client, method: str, path: str, **arguments: Any) -> Any:

@@ -39,6 +39,12 @@ def main() -> None:
         told = error if isinstance(error, JsmError) else settings_error(error)
         console.print_error(told.message, told.fix)
         sys.exit(told.exit_code)
+    except OSError as error:
+        if os.environ.get("JSM_DEBUG"):
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        console.print_error(f"{error.strerror or error}{where}", "Check that path, its owner and the free disk")
+        sys.exit(SetupError.exit_code)
 
 
 def settings_error(error: ValidationError) -> JsmError:

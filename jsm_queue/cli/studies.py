@@ -1,6 +1,7 @@
 """`jsm submit`, `status`, `jobs`, `cancel`, `report`: studies, over the api."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def submit(path: Path, follow: bool, as_json: bool) -> None:
             f"study {study['id'][:SHORT]}   {how}   {counts['done']} of {counts['total']} jobs done so far"
         )
         if follow:
-            watch.follow(api, study["id"])
+            with suppress(KeyboardInterrupt):  # the study goes on without us
+                watch.follow(api, study["id"])
         console.out.print(f"Next  jsm status {study['id'][:SHORT]} · jsm report {study['id'][:SHORT]}")
 
 

@@ -17,18 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from jsm_queue import broker, processes
 from jsm_queue.cli import client, console
-from jsm_queue.cli.home import (
-    Endpoint,
-    home,
-    read_endpoint,
-    read_token,
-    write_endpoint,
-)
+from jsm_queue.cli.home import Endpoint, home, read_endpoint, read_token, write_endpoint
 from jsm_queue.cli.supervisor import Supervisor
 from jsm_queue.cli.workers import slots
 from jsm_queue.errors import SetupError
@@ -72,20 +67,8 @@ class Pool:
         """Start the local worker."""
         with self.connect() as api:
             invite = client.call(api, "POST", "/v1/workers/invites")["invite"]
-        folder = self.home / "worker"
-        name = f"{platform.node() or 'local'}"[:64]
-        argv = [
-            sys.executable,
-            "-m",
-            "workers.agent",
-            "--home",
-            str(folder),
-            "--api",
-            self.api_url,
-            "--name",
-            name,
-        ]
-        self._start("worker", [*argv, "--invite", invite])
+        argv = [sys.executable, "-m", "workers.agent", "--home", str(self.home / "worker"), "--api", self.api_url]
+        self._start("worker", [*argv, "--name", (platform.node() or "local")[:64], "--invite", invite])
 
     def start_flower(self) -> None:
         """Start Flower, which only watches: read-only, on loopback, without a task history on disk."""
@@ -148,7 +131,7 @@ def running(folder: Path) -> Iterator[Pool]:
     """
     config = settings()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds tokens and data
-    with locked(folder), interruptible():
+    with locked(folder), signals(signal.default_int_handler):
         (folder / "stop").unlink(missing_ok=True)
         supervisor = Supervisor(folder, lambda line: console.err.print(f"[yellow]{console.escape(line)}[/]"))
         supervisor.end_leftovers()
@@ -157,7 +140,7 @@ def running(folder: Path) -> Iterator[Pool]:
         except Stopped:
             console.out.print("stopped by `jsm down`")
         finally:
-            with uninterrupted():
+            with signals(signal.SIG_IGN):  # a second Ctrl-C leaves no process behind
                 (folder / "endpoint.json").unlink(missing_ok=True)
                 supervisor.stop()
 
@@ -179,7 +162,7 @@ def _start(config: Settings, folder: Path, supervisor: Supervisor) -> Pool:
     pool.start_api()
     store = "SQLite" if config.store_url.startswith("sqlite") else config.store_url.partition(":")[0]
     console.out.print(
-        f"store {store} · queue {'Valkey' if embedded else 'your broker'} · log files in {supervisor.logs}",
+        f"store {store} · queue {'Valkey' if embedded else 'your broker'} · log files in {supervisor.logs}"
     )
     return pool
 
@@ -187,7 +170,11 @@ def _start(config: Settings, folder: Path, supervisor: Supervisor) -> Pool:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds the home folder. Raises SetupError when another `jsm up` or `jsm demo` does."""
-    with closing(sqlite3.connect(folder / "up.lock", timeout=0, isolation_level=None)) as lock:
+    try:
+        lock = sqlite3.connect(folder / "up.lock", timeout=0, isolation_level=None)
+    except sqlite3.OperationalError as error:
+        raise SetupError(f"{folder} cannot be used ({error})", "Check that it is a writable folder of yours") from error
+    with closing(lock):
         try:
             lock.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
@@ -200,26 +187,15 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM and a closed terminal end us as Ctrl-C does."""
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), signal.default_int_handler) for name in names}
+def signals(handler: Any) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and a closed terminal all do the same for a while."""
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C does not leave processes behind."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def choose_ports(config: Settings, folder: Path) -> dict[str, int]:

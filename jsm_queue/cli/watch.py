@@ -12,16 +12,18 @@ from rich.live import Live
 from jsm_queue.cli import client, console, view
 from jsm_queue.errors import SetupError
 
-POLL_S = 1.0  # between two looks; a study's jobs take seconds to hours
+POLL_S = 1.5  # between two looks; the api shares its cores with the work
 PATIENCE_S = 90.0  # how long an api that was killed may take to answer again
 ALIVE_S = 30.0  # between two signs of life where the output only grows
 
 
-def look(api: httpx.Client, study_id: str) -> view.Snapshot:
-    """The study as it is now."""
+def look(api: httpx.Client, study_id: str, before: view.Snapshot | None = None) -> view.Snapshot:
+    """The study as it is now. Figures of finished jobs are asked for only when more are finished than `before`."""
     path = f"/v1/studies/{study_id}"
     study = client.call(api, "GET", path)
     jobs = client.pages(api, f"{path}/jobs", "jobs")
+    if before and before.study["jobs"]["done"] == study["jobs"]["done"]:
+        return view.Snapshot(study, jobs, before.comparisons)
     return view.Snapshot(study, jobs, client.call(api, "GET", f"{path}/comparisons"))
 
 
@@ -38,7 +40,7 @@ def follow(api: httpx.Client, study_id: str, tick: Callable[[], None] = lambda: 
         while True:
             tick()
             try:
-                now = look(api, study_id)
+                now = look(api, study_id, before)
             except SetupError:
                 if time.monotonic() - answered_at > PATIENCE_S:
                     raise

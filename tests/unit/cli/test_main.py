@@ -77,3 +77,16 @@ def test_settings_that_are_wrong_are_told(tmp_path: Path) -> None:
     done = jsm("status", home=tmp_path, JSM_API_PORT="many")
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("url", ["http://[", "no address", "ftp://x"])
+def test_an_address_that_is_none_is_told(tmp_path: Path, url: str) -> None:
+    done = jsm("status", home=tmp_path, JSM_API_URL=url, JSM_TOKEN="x")
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_home_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = jsm("up", home=tmp_path / "file" / "home")
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
