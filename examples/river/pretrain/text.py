@@ -94,7 +94,7 @@ def long_document(corpus: Corpus, rng: Random) -> Document:
 
 
 def related_facts(corpus: Corpus, count: int, rng: Random) -> list[Fact]:
-    """Facts that share a relation or a subject with the first, so that only both together tell them apart."""
+    """Facts that mostly share a relation or a subject with the first, so that only both together tell them apart."""
     facts = [random_fact(corpus, rng)]
     while len(facts) < count:
         first = facts[0]
@@ -102,12 +102,16 @@ def related_facts(corpus: Corpus, count: int, rng: Random) -> list[Fact]:
             fact = fact_about(first.relation, rng.choice(first.relation.subjects), rng)
         else:
             fact = fact_about(rng.choice(corpus.by_subject[first.subject]), first.subject, rng)
-        if all((fact.relation, fact.subject) != (known.relation, known.subject) for known in facts):
+        if _is_new(fact, facts):
             facts.append(fact)
-        elif rng.random() < 0.1:
-            facts.append(random_fact(corpus, rng))
+        elif rng.random() < 0.1 and _is_new(fact := random_fact(corpus, rng), facts):
+            facts.append(fact)  # a subject of one relation alone has nothing to share
     rng.shuffle(facts)
     return facts
+
+
+def _is_new(fact: Fact, facts: list[Fact]) -> bool:
+    return all((fact.relation, fact.subject) != (known.relation, known.subject) for known in facts)
 
 
 def _read_and_ask(facts: list[Fact], corpus: Corpus, rng: Random) -> Document:
