@@ -161,7 +161,7 @@ class Pool:
             except httpx.TransportError:
                 return False
 
-        wait_for(healthy, "the api", 60)
+        wait_for(healthy, "the api")
 
     def ask(self, path: str, **params: str | int) -> Any:
         """GET, as JSON."""
@@ -190,7 +190,7 @@ class Pool:
         """The study's jobs, by id."""
         return sorted(self.ask(f"/studies/{study}/jobs")["jobs"], key=lambda job: job["id"])
 
-    def wait_ended(self, study: str, seconds: float = 150) -> None:
+    def wait_ended(self, study: str, seconds: float = 380) -> None:
         """Until the study ends."""
         wait_for(lambda: self.state(study) == "ended", f"the study's end; agent: {self.home}", seconds)
 

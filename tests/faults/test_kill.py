@@ -61,7 +61,7 @@ def run_with_restarts(pool: Pool, study: str, start: dict[str, Callable[[], obje
                 restart()
         return pool.state(study) == "ended"
 
-    wait_for(ended, "the study's end", 300)
+    wait_for(ended, "the study's end", 380)
     return deaths
 
 
@@ -113,7 +113,7 @@ def test_everything_is_killed_at_once_in_the_middle(pool: Pool, calm: Calm) -> N
     pool.start_all()
     study = pool.submit(calm.spec, calm.folder)
     for done in (2, 5, 8):
-        wait_for(lambda d=done: sum(j["state"] == "done" for j in pool.jobs(study)) >= d, f"{done} results", 90)
+        wait_for(lambda d=done: sum(j["state"] == "done" for j in pool.jobs(study)) >= d, f"{done} results")
         for part in ("valkey", "api", "agent"):
             pool.kill(part)
         pool.start_all()

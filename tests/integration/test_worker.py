@@ -14,6 +14,7 @@ from jsm_queue.kinds import KINDS
 from tests.pool import SHORT, Pool, write_study
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.timeout(400)
 TRAINING = {"batch": 1, "max_length": 128, "quantized": False, "r": 4}
 
 
@@ -34,7 +35,7 @@ def pool(tmp_path: Path) -> Iterator[Pool]:
 def submit_long(pool: Pool, folder: Path, epochs: int) -> str:
     """A study whose training takes its time; returns once that has begun."""
     study = pool.submit(write_study(folder, **SHORT, training=TRAINING | {"epochs": epochs}), folder)
-    wait_for(lambda: active(pool, study, "train"), "the training", 90)
+    wait_for(lambda: active(pool, study, "train"), "the training")
     return study
 
 
@@ -47,11 +48,10 @@ def slots_free(pool: Pool) -> bool:
     return all(slot["free"] for worker in pool.ask("/workers")["workers"] for slot in worker["slots"])
 
 
-@pytest.mark.timeout(400)
 def test_a_whole_study_ends_with_its_verdicts(pool: Pool, folder: Path) -> None:
     spec = write_study(folder)
     study = pool.submit(spec, folder)
-    pool.wait_ended(study, 300)
+    pool.wait_ended(study)
     assert {job["state"] for job in pool.jobs(study)} == {"done"}
     assert {job["kind"] for job in pool.jobs(study)} == set(KINDS)
     assert list(pool.outcome(study)["decisions"]) == ["scale", "bases", "quantization"]
@@ -77,7 +77,7 @@ def test_a_worker_that_is_told_to_end_does_so_at_once(pool: Pool, folder: Path) 
     runner = processes.find_leftover(pool.home / "agent" / "slots" / "slot0.pid")
     agent = pool.parts.pop("agent")
     agent.send_signal(signal.SIGTERM)
-    assert agent.wait(15) == 0
+    assert agent.wait(30) == 0
     assert runner and not runner.is_running()
     assert "Traceback" not in pool.log("agent")
 
@@ -85,7 +85,7 @@ def test_a_worker_that_is_told_to_end_does_so_at_once(pool: Pool, folder: Path) 
 def test_a_result_waits_on_the_disk_while_the_api_is_away(pool: Pool, folder: Path) -> None:
     study = submit_long(pool, folder, epochs=6)
     pool.kill("api")
-    wait_for(lambda: list((pool.home / "agent" / "outbox").iterdir()), "a result", 120)
+    wait_for(lambda: list((pool.home / "agent" / "outbox").iterdir()), "a result")
     pool.start_api()
     pool.wait_ended(study)
     assert {job["state"] for job in pool.jobs(study)} == {"done"}
@@ -95,11 +95,9 @@ def test_a_result_waits_on_the_disk_while_the_api_is_away(pool: Pool, folder: Pa
 
 def test_a_lost_queue_is_rung_again(pool: Pool, folder: Path) -> None:
     study = pool.submit(write_study(folder, **SHORT), folder)
-    wait_for(lambda: any(j["state"] == "done" for j in pool.jobs(study)), "the first result", 60)
+    wait_for(lambda: any(j["state"] == "done" for j in pool.jobs(study)), "the first result")
     pool.kill("valkey")
-    wait_for(
-        lambda: "Connection refused" in pool.log("agent") or "Connection to broker lost" in pool.log("agent"), "it"
-    )
+    wait_for(lambda: "the queue cannot be reached" in pool.log("api"), "a bell that was not heard")
     pool.start_valkey()
     pool.wait_ended(study)
     assert {job["state"] for job in pool.jobs(study)} == {"done"}

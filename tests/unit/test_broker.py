@@ -127,7 +127,7 @@ def test_both_ends_survive_a_valkey_that_is_killed_and_started_again(
     again = broker.start_valkey(tmp_path / "valkey", port)
     try:
         broker.ring(app, WORKER, "train", bell(3))
-        wait_for(lambda: len(seen(tmp_path)) == 2, "a delivery after the restart", 40)
+        wait_for(lambda: len(seen(tmp_path)) == 2, "a delivery after the restart")
         assert seen(tmp_path)[1][1] == "00000003"
     finally:
         processes.kill_tree(again.pid)
