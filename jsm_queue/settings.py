@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     flower_port: int = Field(default=0, description="0: 5555 where it is free, else another")
     cpu_slots: int = Field(
         default=0,
-        description="CPU slots of this machine's worker; 0: one beside a GPU, else one per two GiB and core, at most 4",
+        description="CPU slots of this machine's worker; 0: one beside a GPU, else one per core and 3 GiB, at most 4",
     )
     lease_s: float = Field(default=60.0, gt=0, description="until when a worker's session is believed alive")
     heartbeat_s: float = Field(default=15.0, gt=0, description="between two heartbeats without news")
