@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
 from jsm_queue import lifecycle, planner, scheduler, verdicts
@@ -76,8 +77,13 @@ def _plan_all(engine: Engine, now: float) -> None:
     with reading(engine) as session:
         running = [study.id for study in queries.studies(session, "running")]
     for study_id in running:
-        while _plan_once(engine, study_id, now):
-            pass
+        try:
+            while _plan_once(engine, study_id, now):
+                pass
+        except DBAPIError:
+            raise  # the store's trouble is everybody's: the whole tick is tried again
+        except Exception:  # one study that cannot be planned must not keep the others from their slots
+            logger.exception("study %s cannot be planned; the others go on", study_id)
 
 
 def _plan_once(engine: Engine, study_id: str, now: float) -> bool:

@@ -100,7 +100,25 @@ def plan(study: Study) -> Plan:
         elif stage not in study.decisions:
             due.append(stage)
             ended = False
-    return Plan(jobs, due, ended)
+    return Plan(_needs_first(jobs), due, ended)
+
+
+def _needs_first(jobs: Sequence[Wanted]) -> list[Wanted]:
+    """The same jobs, each once and after those that it needs, else in the given order."""
+    first: dict[str, Wanted] = {}
+    for wanted in jobs:
+        first.setdefault(wanted.job.id, wanted)
+    placed: dict[tuple[str, str, str], Wanted] = {}
+
+    def place(wanted: Wanted) -> None:
+        if wanted.listing not in placed:
+            for need in wanted.job.needs.values():
+                place(first[need])
+            placed[wanted.listing] = wanted
+
+    for wanted in jobs:
+        place(wanted)
+    return list(placed.values())
 
 
 def stages(study: Study) -> Iterator[tuple[Stage, list[Wanted]]]:

@@ -57,7 +57,7 @@ def assign(ready: Sequence[ReadyJob], slots: Sequence[OpenSlot]) -> list[Offer]:
     for job in (job for job in waiting if not job.exclusive):
         fits = [slot for slot in free if slot.worker not in job.excluded and _suits(job.kind, slot, gpus)]
         if fits:
-            slot = min(fits, key=lambda s: (job.base is None or s.warm_base != job.base, s.worker, s.idx))
+            slot = min(fits, key=lambda slot: _preference(job, slot))
             free.remove(slot)
             offers.append(Offer(job.id, job.kind, slot.worker, slot.idx))
     return offers
@@ -77,6 +77,12 @@ def _exclusive(waiting: Sequence[ReadyJob], slots: Sequence[OpenSlot]) -> tuple[
         if all(slot.free for slot in own):
             offers.append(Offer(job.id, job.kind, worker, own[0].idx))
     return reserved, offers
+
+
+def _preference(job: ReadyJob, slot: OpenSlot) -> tuple[bool, bool, str, int]:
+    """Least first: a GPU for what it speeds up, then a runner that holds the base."""
+    cold = job.base is None or slot.warm_base != job.base
+    return KINDS[job.kind].gpu != (slot.kind == "gpu"), cold, slot.worker, slot.idx
 
 
 def _held(worker: str, slots: Sequence[OpenSlot]) -> bool:

@@ -146,9 +146,17 @@ def _supersede(session: Session, job_id: str, winner: str, now: float) -> None:
     live = select(t.Attempt).where(t.Attempt.job == job_id, t.Attempt.id != winner, col(t.Attempt.state).in_(t.LIVE))
     for other in session.exec(live).all():
         other.state, other.reason, other.ended_at = "ended", "superseded", now
+        _close_offer(session, other)
         log(session, now, "attempt ended", job=job_id, attempt=other.id, data={"reason": "superseded"})
         bump_control(session)
     session.flush()
+
+
+def _close_offer(session: Session, attempt: t.Attempt) -> None:
+    """A run that nobody claimed has no worker that could report its slot free."""
+    run = session.get_one(t.Run, attempt.run)
+    if run.state == "offered":
+        run.state = "closed"
 
 
 def end(session: Session, attempt_id: str, worker_id: str, request: protocol.EndRequest, now: float) -> None:
@@ -164,9 +172,7 @@ def end_attempt(session: Session, attempt: t.Attempt, reason: str, message: str,
     """Any live state → ended(reason), and what that means for the job."""
     attempt.state, attempt.reason, attempt.ended_at = "ended", reason, now
     attempt.message, attempt.log_tail = message, log_tail
-    run = session.get_one(t.Run, attempt.run)
-    if run.state == "offered":
-        run.state = "closed"
+    _close_offer(session, attempt)
     session.flush()
     log(
         session,
@@ -180,28 +186,23 @@ def end_attempt(session: Session, attempt: t.Attempt, reason: str, message: str,
     job = session.get_one(t.Job, attempt.job)
     if job.state != "active":
         return
+    job.charges += reason in CHARGING
+    if reason != "unclaimed":  # says nothing of the job
+        job.losses = job.losses + 1 if reason == "lost" else 0
     if reason == "error":
         give_up(session, job, "failed", message or "error", now)
-    elif reason in CHARGING:
-        job.charges += 1
-        if job.charges >= MAX_CHARGES and _charged_widely(session, job.id, now):
-            give_up(session, job, "quarantined", f"{reason} {job.charges} times: {message}", now)
-        else:
-            set_job(session, job, "ready", now)
-    elif reason == "lost" and _lost_in_a_row(session, job.id) >= MAX_LOST:
+    elif reason in CHARGING and job.charges >= MAX_CHARGES and _charged_widely(session, job, now):
+        give_up(session, job, "quarantined", f"{reason} {job.charges} times: {message}", now)
+    elif job.losses >= MAX_LOST:
         give_up(session, job, "quarantined", f"its worker was lost {MAX_LOST} times in a row", now)
     else:
         set_job(session, job, "ready", now)
 
 
-def _charged_widely(session: Session, job_id: str, now: float) -> bool:
-    charged = select(t.Attempt.worker).where(t.Attempt.job == job_id, col(t.Attempt.reason).in_(CHARGING)).distinct()
-    live = select(func.count()).select_from(t.Worker).where(t.Worker.lease_until > now)
-    return len(session.exec(charged).all()) >= min(2, session.exec(live).one())
-
-
-def _lost_in_a_row(session: Session, job_id: str) -> int:
-    reasons = session.exec(
-        select(t.Attempt.reason).where(t.Attempt.job == job_id).order_by(col(t.Attempt.offered_at).desc())
-    ).all()
-    return next((i for i, reason in enumerate(reasons) if reason != "lost"), len(reasons))
+def _charged_widely(session: Session, job: t.Job, now: float) -> bool:
+    """On two workers, or on every live one that may run it."""
+    charged = select(t.Attempt.worker).where(t.Attempt.job == job.id, col(t.Attempt.reason).in_(CHARGING)).distinct()
+    live = session.exec(select(t.Worker.hardware).where(t.Worker.lease_until > now)).all()
+    needed = job.params.get("hardware")
+    capable = [hardware for hardware in live if needed in (None, (hardware or {}).get("hardware_class"))]
+    return len(session.exec(charged).all()) >= min(2, len(capable))

@@ -86,7 +86,7 @@ def revive(session: Session, jobs: Sequence[t.Job], now: float) -> None:
     """failed | quarantined → ready, what was skipped for them → waiting: a study lists them anew, or goes on."""
     for job in jobs:
         if job.state in ("failed", "quarantined"):
-            job.charges, job.error, job.ended_at = 0, None, None
+            job.charges, job.losses, job.error, job.ended_at = 0, 0, None, None
             set_job(session, job, "ready", now)
             _unskip(session, job.id, now)
 

@@ -33,6 +33,8 @@ def hello(session: Session, worker: t.Worker, request: protocol.HelloRequest, le
     for attempt in session.exec(live).all():
         if attempt.id in held:
             attempt.state = "delivering"
+        elif attempt.state == "offered":
+            end_attempt(session, attempt, "unclaimed", "its worker started anew", "", now)
         else:
             end_attempt(session, attempt, "lost", "its worker started anew", "", now)
     open_runs = update(t.Run).where(col(t.Run.worker) == worker.id, col(t.Run.state) != "closed").values(state="closed")
@@ -51,7 +53,10 @@ def _slot(worker: str, report: protocol.SlotReport) -> t.Slot:
 def heartbeat(
     session: Session, worker: t.Worker, request: protocol.HeartbeatRequest, lease_s: float, now: float
 ) -> bool:
-    """Renews the lease; closes the runs whose slots are free. Returns whether a slot became free."""
+    """Renews the lease; closes the runs whose slots are free, ends what the worker dropped without a word.
+
+    Returns whether a slot became free.
+    """
     check_session(worker, request.boot_id)
     worker.lease_until = now + lease_s
     freed = False
@@ -69,7 +74,21 @@ def heartbeat(
         if seen.phase == "delivering" and attempt.state == "running":
             attempt.state = "delivering"
             log(session, now, "attempt delivering", job=attempt.job, attempt=attempt.id, worker=worker.id)
+    _end_forgotten(session, worker, {seen.attempt for seen in request.attempts}, now)
     return freed
+
+
+def _end_forgotten(session: Session, worker: t.Worker, held: set[str], now: float) -> None:
+    """Ends what the store believes to run although its slot is free and its worker does not hold it any more."""
+    claimed = (
+        select(t.Attempt)
+        .join(t.Run, col(t.Run.id) == col(t.Attempt.run))
+        .where(t.Attempt.worker == worker.id, col(t.Attempt.state).in_(("running", "delivering")))
+        .where(t.Run.state == "closed")
+    )
+    for attempt in session.exec(claimed).all():
+        if attempt.id not in held:
+            end_attempt(session, attempt, "lost", "its worker does not hold it any more", "", now)
 
 
 def reap(session: Session, offer_s: float, now: float, leases: bool) -> int:

@@ -57,7 +57,10 @@ class VerdictRow(SQLModel, table=True):
 
 
 class Job(SQLModel, table=True):
-    """One unit of work. state: waiting | ready | active | done | failed | quarantined | skipped."""
+    """One unit of work. state: waiting | ready | active | done | failed | quarantined | skipped.
+
+    `charges`: attempts that crashed, stalled or ran out of memory; `losses`: lost ones in a row.
+    """
 
     id: str = Field(primary_key=True)
     kind: str
@@ -65,6 +68,7 @@ class Job(SQLModel, table=True):
     state: str = Field(index=True)
     accepted_attempt: str | None = None
     charges: int = 0
+    losses: int = 0
     created_at: float
     ended_at: float | None = None
     error: str | None = None

@@ -261,3 +261,73 @@ def test_event_numbers_have_no_gaps(engine: Engine) -> None:
     with reading(engine) as s:
         numbers = [event.seq for event in s.exec(select(t.Event).order_by(t.Event.seq)).all()]  # type: ignore[arg-type]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_an_offer_that_a_late_result_supersedes_gives_its_slot_back(engine: Engine) -> None:
+    first = start(engine, A)
+    end(engine, first, "lost")
+    with writing(engine) as s:
+        assert lifecycle.offer(s, Offer(A.id, A.kind, "w1", 0), "r1", "a1", 2.0)
+    accept(engine, A, first)
+    start(engine, B, worker="w1", attempt="a2")
+
+
+def test_what_a_worker_dropped_without_a_word_is_lost(engine: Engine) -> None:
+    start(engine, A)
+    free(engine, "w0", "ra0")
+    assert state(engine, A) == "ready"
+    with reading(engine) as s:
+        assert s.get_one(t.Attempt, "a0").reason == "lost"
+
+
+def test_a_result_that_waits_on_the_workers_disk_is_not_lost(engine: Engine) -> None:
+    attempt = start(engine, A, attempt="a0" * 16)
+    report = protocol.SlotReport(idx=0, kind="cpu", device="cpu", vram_free=1, free=True, run="0" * 32)
+    held = protocol.AttemptReport(attempt=attempt, phase="delivering")
+    with writing(engine) as s:
+        s.get_one(t.Run, "r" + attempt).state = "closed"
+    with writing(engine) as s:
+        beat = protocol.HeartbeatRequest(boot_id=BOOT, slots=[report], attempts=[held])
+        lifecycle.heartbeat(s, s.get_one(t.Worker, "w0"), beat, LEASE, 2.0)
+    assert state(engine, A) == "active"
+    assert accept(engine, A, attempt) is True
+
+
+def lose(engine: Engine, times: int, begin: int = 0) -> None:
+    for i in range(begin, begin + times):
+        end(engine, start(engine, A, attempt=f"a{i}", now=float(i)), "lost")
+        free(engine, "w0", f"ra{i}")
+
+
+def test_five_losses_in_a_row_quarantine_and_a_revived_job_begins_to_count_anew(engine: Engine) -> None:
+    lose(engine, 4)
+    end(engine, start(engine, A, attempt="a4"), "released")
+    free(engine, "w0", "ra4")
+    lose(engine, 4, begin=5)
+    assert state(engine, A) == "ready"
+    lose(engine, 1, begin=9)
+    assert state(engine, A) == "quarantined"
+    submit(engine, "other")
+    lose(engine, 1, begin=10)
+    assert state(engine, A) == "ready"
+
+
+def test_a_job_for_one_class_of_machine_is_quarantined_by_that_class_alone(engine: Engine) -> None:
+    pinned = JobDraft("convert", {"hardware": "B"})
+    with writing(engine) as s:
+        worker = s.get_one(t.Worker, "w1")
+        worker.hardware = {"hardware_class": "B"}
+        study = s.exec(select(t.Study)).one()
+        lifecycle.list_jobs(s, study.id, [Wanted("bases", CELL, pinned)], 0.0)
+    for i in range(3):
+        end(engine, start(engine, pinned, "w1", f"a{i}", now=float(i)), "crashed", "w1")
+        free(engine, "w1", f"ra{i}")
+    assert state(engine, pinned) == "quarantined"
+
+
+def test_an_offer_that_its_worker_never_saw_is_unclaimed_at_its_next_start(engine: Engine) -> None:
+    with writing(engine) as s:
+        lifecycle.offer(s, Offer(A.id, A.kind, "w0", 0), "r0", "a0", 1.0)
+        lifecycle.hello(s, s.get_one(t.Worker, "w0"), greeting("b1" * 16), LEASE, 2.0)
+    with reading(engine) as s:
+        assert s.get_one(t.Attempt, "a0").reason == "unclaimed"

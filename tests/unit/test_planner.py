@@ -122,3 +122,12 @@ def test_training_settings_are_part_of_identity(change: dict[str, Any]) -> None:
     trains = {w.job.id for w in preview(other, inputs(other)) if w.job.kind == "train"}
     same = spec()
     assert trains.isdisjoint(w.job.id for w in preview(same, inputs(same)) if w.job.kind == "train")
+
+
+@pytest.mark.parametrize("formats", [["Q8_0", "F16"], ["F16", "Q8_0"], ["Q4_K_M", "F16", "Q8_0"]])
+def test_every_job_comes_after_those_it_needs(formats: list[str]) -> None:
+    toy = spec(stages={"scale": {"base": "a", "sizes": [5, 10]}, "quantization": {"formats": formats}})
+    known: set[str] = set()
+    for wanted in preview(toy, inputs(toy)):
+        assert set(wanted.job.needs.values()) <= known, wanted
+        known.add(wanted.job.id)

@@ -80,3 +80,11 @@ def test_higher_priority_first_then_the_warm_slot() -> None:
     assert [o.job for o in assign([ReadyJob("x", "train", 0, (0,)), urgent], [slot(0)])] == ["urgent"]
     (offer,) = assign([urgent], [slot(0), slot(1, warm_base="b")])
     assert offer.slot == 1
+
+
+def test_training_prefers_a_gpu_even_to_a_warm_cpu() -> None:
+    slots = [slot(0, worker="a", warm_base="b"), OpenSlot("z", 0, "gpu", True, "B")]
+    (offer,) = assign([ReadyJob("train", "train", 0, (0,), base="b")], slots)
+    assert offer.worker == "z"
+    (offer,) = assign([JUDGE], [slot(0, worker="z"), OpenSlot("a", 0, "gpu", True, "B")])
+    assert offer.worker == "z"
