@@ -41,7 +41,7 @@ def test_the_counts_are_those_of_the_readme(graph: Graph, dataset: Dataset) -> N
         dataset.report["facts"],
     )
     assert (len(graph.entities), len(graph.relations), len(graph.relation_types)) == (420, 322, 15)
-    assert counts == {"train": 1310, "validation": 60, "test": 120, "bench": 32}
+    assert counts == {"train": 1310, "validation": 60, "test": 120, "bench": 72}
     assert dataset.report["facts"] == {"total": 322, "taught": 262, "unseen": 60}
     readme = (RIVER / "README.md").read_text(encoding="utf-8")
     assert all(
@@ -117,9 +117,9 @@ def test_strata_hold_for_every_seed(graph: Graph, bench: list[Example], seed: in
     assert len({example.facts[0] for example in dataset.test if example.stratum == "unseen"}) == 60
 
 
-def test_the_bench_has_three_taught_questions_and_an_unseen_one_in_each_category(
+def test_the_bench_has_seven_taught_questions_and_two_unseen_ones_in_each_category(
     bench: list[Example],
 ) -> None:
     counts = Counter((example.category, example.stratum) for example in bench)
     assert len({category for category, _ in counts}) == 8
-    assert all(times == (3 if stratum == "taught" else 1) for (_, stratum), times in counts.items())
+    assert all(times == (7 if stratum == "taught" else 2) for (_, stratum), times in counts.items())
