@@ -2,34 +2,51 @@
 
 FLOPs of a transformer pass: 2 N a token forward, 4 N for a LoRA step with a frozen base (no weight gradients) plus 2 N
 where activations are recomputed (Kaplan et al. 2020, arXiv 2001.08361, without the attention term). Generation is bound
-by reading the weights once a token.
+by reading the weights, at one byte each (Q8_0), once a token.
+
+Where the rates come from:
+
+CPU   measured 2026-11 with the demo study on 2 CPU cores (AMD EPYC), two slots of one thread: a base of 3 million
+      parameters trains at 3 500 tokens/s a slot; examples have 27 tokens. 135 jobs, with a bench of 32 questions, took
+      5.5 minutes; what of them is not work is a job's overhead: loading, waiting for its turn, idling at a stage's end.
+GPU   measured 2026-11 on 8 SMs of an H200, about an RTX 4060 Ti: an 8B base, packed and all recomputed, trains at
+      727 tokens/s; examples have 220 tokens. Assumed, not measured: answers come from the CPU, whose memory reads
+      40 GB/s, and loading an 8B base takes 15 s.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from statistics import fmean
 
 from jsm_queue.kinds import BaseFacts
 from jsm_queue.planner import Wanted
 from jsm_queue.spec import StudySpec
 
-TOKENS_AN_EXAMPLE = {"cpu": 40, "gpu": 220}  # question, answer and template; a guess until the data is read
-UNKNOWN_PARAMETERS = 8e9  # a base whose config is not here yet
-SPREAD = 0.4  # how far off the estimate may well be, as a share
+UNKNOWN_PARAMETERS = 8e9  # a base of which nothing is known yet
+GGUF_BITS = 5  # a weight, in a GGUF file that does not say how many it has
+LARGE_PARAMETERS = 500e6  # from here on a CPU trains for days
+BENCH_QUESTIONS = 72  # what the demo's bench has; a guess for others
+PARITY_EXAMPLES = 20  # passes over so many tell whether two files are one model
+CONVERT_BYTES_S = 500e6  # reading, merging, writing, quantizing
+CPU_SLOT_BYTES = 3 * 2**30  # torch, a small model and its gradients
+MAX_CPU_SLOTS = 4
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A slot's rates: FLOP/s of training, bytes/s of reading weights, seconds a job takes besides its work."""
+    """Equal slots and the rates of each: FLOP/s of training and scoring, bytes/s of reading weights while answering,
+    seconds that a job takes besides its work, tokens an example. `spread`: how far off all that may well be, a share.
+    """
 
     name: str
+    slots: int
     flops: float
-    bandwidth: float
+    reading: float
     overhead_s: float
+    tokens: int
+    spread: float
 
 
-CPU = Machine("cpu", 40e9, 4e9, 1.0)  # one core of a desktop processor
-GPU = Machine("gpu", 25e12, 250e9, 15.0)  # a 16 GB consumer card, and loading an 8B base
+GPU = Machine("one 16 GB GPU", 1, 35e12, 40e9, 15.0, 220, 0.4)
 
 
 @dataclass(frozen=True)
@@ -41,37 +58,73 @@ class Estimate:
     high: float
 
 
-def estimate(
-    jobs: Iterable[Wanted], spec: StudySpec, facts: Mapping[str, BaseFacts], machine: Machine, slots: int
-) -> Estimate:
-    """Time of a plan's jobs on `slots` equal slots. Stages follow one another; within one, slots share the work."""
+def cpu(slots: int) -> Machine:
+    """A machine without a GPU."""
+    name = "1 CPU slot" if slots == 1 else f"{slots} CPU slots"
+    return Machine(name, slots, 40e9, 4e9, 1.5, 27, 0.25)
+
+
+def cpu_slots(cores: int, memory: int) -> int:
+    """How many CPU slots a machine without a GPU has: one a core and 3 GiB, so that jobs run without swapping."""
+    return max(1, min(cores, memory // CPU_SLOT_BYTES, MAX_CPU_SLOTS))
+
+
+def machine_for(spec: StudySpec, facts: Mapping[str, BaseFacts], slots: int) -> Machine:
+    """What a study's jobs are thought to run on: a GPU when a base is large or unknown, else `slots` CPU slots."""
+    largest = max(_parameters(facts.get(base.name)) for base in spec.bases)
+    return GPU if largest >= LARGE_PARAMETERS else cpu(slots)
+
+
+def estimate(jobs: Iterable[Wanted], spec: StudySpec, facts: Mapping[str, BaseFacts], machine: Machine) -> Estimate:
+    """Time of a plan's jobs. Stages follow one another; within one the slots share the work, but a latency job's."""
     unique = {wanted.job.id: wanted for wanted in jobs}
-    total = sum(seconds(wanted, spec, facts, machine) for wanted in unique.values()) / slots
-    return Estimate(total * (1 - SPREAD), total, total * (1 + SPREAD))
+    total = 0.0
+    for wanted in unique.values():
+        held = machine.slots if wanted.job.kind == "latency" else 1
+        total += held * seconds(wanted, spec, facts, machine) / machine.slots
+    return Estimate(total * (1 - machine.spread), total, total * (1 + machine.spread))
 
 
 def seconds(wanted: Wanted, spec: StudySpec, facts: Mapping[str, BaseFacts], machine: Machine) -> float:
     """Time of one job on one slot."""
-    cell = wanted.cell
-    bases = [cell.base] if cell else [base.name for base in spec.bases]
-    parameters = fmean(_parameters(facts.get(base)) for base in bases)
-    tokens = TOKENS_AN_EXAMPLE[machine.name]
-    forward = 2 * parameters * tokens / machine.flops  # one example
-    questions = {"bench": 30, "test": spec.data.test_taught + spec.data.test_unseen}
-    questions["validation"] = spec.data.validation
-    examples = questions.get(str(wanted.job.params.get("split")), 0)
-    answer = min(spec.decoding.max_new_tokens, tokens) * 2 * parameters / machine.bandwidth
-    step = forward * (3 if spec.training.quantized else 2)
-    work = {
-        "train": step * spec.training.epochs * ((cell.n or 0) if cell else 0),
-        "score": forward * examples,
-        "convert": 4 * 2 * parameters / 500e6,  # read, merge, write, quantize
-        "answer": answer * examples,
-        "parity": forward * 20,
-        "latency": answer * 24 * len(wanted.job.params.get("cells", [])),
-    }
-    return machine.overhead_s + work.get(wanted.job.kind, 0.0)
+    return machine.overhead_s + _work(wanted, spec, facts, machine)
+
+
+def _work(wanted: Wanted, spec: StudySpec, facts: Mapping[str, BaseFacts], machine: Machine) -> float:
+    kind, params, cell = wanted.job.kind, wanted.job.params, wanted.cell
+    if kind == "latency":
+        bases = [label.partition(" ")[0] for label in params["cells"]]
+        each = sum(_answer(_parameters(facts.get(base)), spec, machine) for base in bases)
+        return each * params["questions"] * params["repeats"]
+    if cell is None:
+        return 0.0
+    parameters = _parameters(facts.get(cell.base))
+    forward = 2 * parameters * machine.tokens / machine.flops  # one example
+    if kind == "train":
+        return forward * (3 if spec.training.quantized else 2) * spec.training.epochs * (cell.n or 0)
+    if kind == "score":
+        return forward * _examples(params["split"], spec)
+    if kind == "answer":
+        return _answer(parameters, spec, machine) * _examples(params["split"], spec)
+    if kind == "convert":
+        return 2 * 2 * parameters / CONVERT_BYTES_S  # in and out, two bytes a weight
+    return forward * PARITY_EXAMPLES if kind == "parity" else 0.0
+
+
+def _answer(parameters: float, spec: StudySpec, machine: Machine) -> float:
+    """One answer. The longest allowed is rarely used up where it is longer than a whole example."""
+    return min(spec.decoding.max_new_tokens, machine.tokens) * parameters / machine.reading
+
+
+def _examples(split: str, spec: StudySpec) -> int:
+    if split == "validation":
+        return spec.data.validation
+    if split == "bench" and spec.data.bench:
+        return BENCH_QUESTIONS
+    return spec.data.test_taught + spec.data.test_unseen
 
 
 def _parameters(facts: BaseFacts | None) -> float:
-    return (facts.parameters if facts else None) or UNKNOWN_PARAMETERS
+    if facts is None:
+        return UNKNOWN_PARAMETERS
+    return facts.parameters or (facts.bytes or 0) * 8 / GGUF_BITS or UNKNOWN_PARAMETERS

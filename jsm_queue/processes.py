@@ -161,16 +161,39 @@ def end_leftover(path: Path, grace_s: float = 5.0) -> bool:
 
 
 def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
-    """`preferred` where nothing listens on it, else a free port that the system chooses."""
+    """`preferred` where nothing listens on it, else a free port that the system chooses.
+
+    `host` is an IPv4 or IPv6 address or a name; a name's port is free on all its addresses. Raises SetupError.
+    """
     for port in (preferred, 0):
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        with contextlib.suppress(OSError):
+            return _bind(port, host)
+    raise SetupError(f"No port is free on {host}", "Close programs that listen, or check the address")
+
+
+def _bind(port: int, host: str) -> int:
+    """The port that can be bound, where 0 means any. Raises OSError."""
+    with contextlib.ExitStack() as probes:
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            probe = probes.enter_context(socket.socket(family, kind, protocol))
             # a port in TIME_WAIT is free; on Windows this option would mean "share it"
             if sys.platform != "win32":
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind((host, port))
-                return probe.getsockname()[1]
-    raise SetupError(f"No port is free on {host}", "Close programs that listen, or check the address")
+            if family == socket.AF_INET6:  # as the api's server does, which leaves IPv4 to others
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind((address[0], port, *address[2:]))
+            port = probe.getsockname()[1]
+    return port
+
+
+# ---- cores -------------------------------------------------------------------------------------------------
+
+
+def cores() -> int:
+    """The logical cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 # ---- Windows -----------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Every setting, from `JSM_*` variables and `settings.toml` in the home folder."""
 
+import os
+import tomllib
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from jsm_queue.errors import SetupError
 
 
 class Settings(BaseSettings):
@@ -26,7 +30,7 @@ class Settings(BaseSettings):
         default=None, description="where the CLI and workers find the api; without one the home folder's own"
     )
     token: str | None = Field(default=None, description="the CLI's token; without one the home folder's own")
-    host: str = Field(default="127.0.0.1", description="address that api and Flower listen on")
+    host: str = Field(default="127.0.0.1", description="address that the api listens on; Flower listens on 127.0.0.1")
     api_port: int = Field(default=0, description="0: 8080 where it is free, else another")
     flower_port: int = Field(default=0, description="0: 5555 where it is free, else another")
     cpu_slots: int = Field(
@@ -48,10 +52,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Variables win over the file."""
-        import os
-
-        toml = Path(os.environ.get("JSM_HOME", ".jsm")) / "settings.toml"
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=toml)
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=toml_file())
 
     @property
     def store_url(self) -> str:
@@ -59,7 +60,16 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{(self.home / 'store.sqlite').resolve().as_posix()}"
 
 
+def toml_file() -> Path:
+    """Where this process's settings.toml is, if there is one."""
+    return Path(os.environ.get("JSM_HOME", ".jsm")) / "settings.toml"
+
+
 @lru_cache
 def settings() -> Settings:
-    """The settings of this process, read once."""
-    return Settings()
+    """The settings of this process, read once. Raises SetupError when settings.toml is not TOML in UTF-8."""
+    try:
+        return Settings()
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        fix = "Correct it there; docs/settings.md has every setting"
+        raise SetupError(f"{toml_file()} is not TOML in UTF-8: {error}", fix) from error

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +17,10 @@ DISK_CPU_GB = 4.0
 """free disk for the CPU build of torch: 2 GB of packages, room to unpack them and to compile llama.cpp"""
 DISK_CUDA_GB = 14.0
 """the same with torch's CUDA libraries: about 8 GB of packages"""
+
+
+NVIDIA_SMI_S = 20
+"""how long a driver that is starting may take to name its GPUs"""
 
 
 class Missing(Exception):
@@ -47,6 +52,19 @@ def find_compiler() -> str:
         if name and shutil.which(name):
             return name
     raise Missing("a C++ compiler is missing (llama.cpp is compiled here): apt install g++, or dnf install gcc-c++")
+
+
+def find_gpu() -> str:
+    """The first NVIDIA GPU's name, "" where there is none or its driver does not answer."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    query = [program, "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, encoding="utf-8", timeout=NVIDIA_SMI_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout.strip().partition("\n")[0]
 
 
 def check_disk(folder: Path, needed_gb: float) -> float:

@@ -11,10 +11,12 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import checks
@@ -22,6 +24,8 @@ import checks
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "jsm-installed.json"
+LOCK = VENV / "jsm-installing.lock"
+"""an SQLite file that a running installation holds locked; the system lets go when it dies"""
 LOGS = VENV / "logs"
 PYTHON = VENV / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
@@ -37,14 +41,15 @@ SAY_EVERY_S = 30
 
 def main(extras: list[str]) -> int:
     """Installs what is missing. Returns the exit status."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing started here is left behind
+    end_like_ctrl_c()
     try:
         checks.check_python(sys.version_info[:2])
         stamp = read_stamp()
         if stamp and set(extras) <= set(stamp["extras"]):
             say(f"✔ installed (cached)    {stamp['torch']}")
             return 0
-        install(sorted(set(extras) | set(stamp["extras"] if stamp else ())))
+        with locked():
+            install(sorted(set(extras) | set(stamp["extras"] if stamp else ())))
     except checks.Missing as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
@@ -52,6 +57,26 @@ def main(extras: list[str]) -> int:
         print("\nstopped; the next call goes on from here", file=sys.stderr)
         return 130
     return 0
+
+
+def end_like_ctrl_c() -> None:
+    """SIGTERM and a closed terminal leave nothing behind that was started here; `nohup` still works."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """Holds `.venv`. Raises Missing when another installation does."""
+    checks.check_writable(VENV)
+    VENV.mkdir(exist_ok=True)
+    with closing(sqlite3.connect(LOCK, timeout=0, isolation_level=None)) as lock:
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            raise checks.Missing(f"another installation runs in {VENV}: wait until it has ended") from error
+        yield
 
 
 def install(extras: list[str]) -> None:
@@ -70,6 +95,9 @@ def install(extras: list[str]) -> None:
     torch_line = describe_torch() if "worker" in extras else ""
     write_stamp(extras, torch_line)
     say(f"✔ installed in {minutes(time.monotonic() - started)}    {torch_line}")
+    gpu = checks.find_gpu()
+    if gpu and "worker" in extras:
+        say(f"▸ llama.cpp is built for the CPU: this version answers and times there; a build for {gpu} comes later")
 
 
 def install_beside_the_build(extras: list[str], torch: str | None) -> None:
@@ -96,9 +124,14 @@ def check_machine(needs_build: bool) -> None:
 
 
 def make_venv() -> None:
-    """Creates `.venv` where it is missing or its Python is gone."""
+    """Creates `.venv` where it is missing, anew where its Python is gone."""
     if not PYTHON.exists():
-        step("virtual environment .venv", [sys.executable, "-m", "venv", "--clear", str(VENV)], None)
+        for path in VENV.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path != LOCK:
+                path.unlink()
+        step("virtual environment .venv", [sys.executable, "-m", "venv", str(VENV)], None)
     LOGS.mkdir(exist_ok=True)
 
 

@@ -1,16 +1,19 @@
 """The api over HTTP, as the CLI uses it."""
 
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 
 from jsm_queue import protocol
 from jsm_queue.cli import home
-from jsm_queue.errors import AuthError, JsmError, NotFoundError, SetupError
+from jsm_queue.errors import AuthError, ConflictError, JsmError, NotFoundError, SetupError
 from jsm_queue.settings import settings
 
 TIMEOUT_S = 60.0  # a report of a large study takes seconds
+VERIFY_S = 600.0  # the api hashes 16 GB before it answers
+PAUSE_S = 0.5  # after a refused piece: another client may be sending the same file
 CHUNK = 4 * 1024 * 1024  # bytes a PATCH while uploading
 START_IT = "Start it with `jsm up`, or name one in JSM_API_URL"
 
@@ -81,15 +84,39 @@ def pages(api: httpx.Client, path: str, key: str, **params: Any) -> list[dict[st
 
 
 def upload(api: httpx.Client, sha: str, path: Path) -> bool:
-    """Brings a file to the api, from where a broken upload stopped. Returns False when it was there."""
+    """Brings a file to the api, from where a broken upload stopped. Returns False when it was there.
+
+    Begins again once when the api refuses what arrived. Raises ConflictError when that does not help.
+    """
     size = path.stat().st_size
-    offer = protocol.ArtifactOffer(sha=sha, size=size).model_dump()
-    state = protocol.ArtifactState.model_validate(call(api, "POST", "/v1/artifacts", json=offer))
+    state = _offer(api, sha, size)
     if state.have:
         return False
+    begun_again = False
     with path.open("rb") as file:
-        file.seek(state.offset)
-        for offset in range(state.offset, max(size, 1), CHUNK):
-            headers = {"Upload-Offset": str(offset), "Upload-Length": str(size)}
-            request(api, "PATCH", f"/v1/artifacts/{sha}", content=file.read(CHUNK), headers=headers)
+        while not state.have:
+            before, state = state.offset, _send(api, sha, file, size, state.offset)
+            if not state.have and state.offset <= before:
+                if begun_again:
+                    raise ConflictError(
+                        f"{path} did not arrive whole", "Submit again, and leave the file alone until it is uploaded"
+                    )
+                begun_again = True
     return True
+
+
+def _offer(api: httpx.Client, sha: str, size: int) -> protocol.ArtifactState:
+    offer = protocol.ArtifactOffer(sha=sha, size=size).model_dump()
+    return protocol.ArtifactState.model_validate(call(api, "POST", "/v1/artifacts", json=offer, timeout=VERIFY_S))
+
+
+def _send(api: httpx.Client, sha: str, file: BinaryIO, size: int, offset: int) -> protocol.ArtifactState:
+    """Sends one piece. Returns what the api has then."""
+    file.seek(offset)
+    headers = {"Upload-Offset": str(offset), "Upload-Length": str(size)}
+    try:
+        reply = call(api, "PATCH", f"/v1/artifacts/{sha}", content=file.read(CHUNK), headers=headers, timeout=VERIFY_S)
+    except ConflictError:
+        time.sleep(PAUSE_S)
+        return _offer(api, sha, size)
+    return protocol.ArtifactState.model_validate(reply)

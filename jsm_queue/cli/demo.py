@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
-from jsm_queue import planner
-from jsm_queue.cli import client, console, studies, up, view, watch
+from jsm_queue import costs, planner
+from jsm_queue.cli import client, console, plan, studies, up, view, watch
 from jsm_queue.cli.home import home
 from jsm_queue.errors import SetupError
 from jsm_queue.kinds import Inputs
@@ -55,27 +55,37 @@ def study(api: httpx.Client, spec: Path, started: float, pool: up.Pool | None = 
     first = watch.look(api, answer["id"])
     console.out.print(plan_line(first))
     if pool and first.study["state"] == "running":
-        pool.start_flower()
-        pool.start_worker()
+        pool.start_rest()
         console.out.print(f"api {pool.api_url}   Flower {pool.flower_url}")
         up.wait_for_worker(pool, console.out.print)
     tick: Callable[[], None] = pool.tick if pool else lambda: None
     last = watch.follow(api, answer["id"], tick)
-    return finish(api, last, watch.tally(first, last), time.monotonic() - started)
+    return finish(api, spec, last, watch.tally(first, last), time.monotonic() - started)
 
 
 def plan_line(now: view.Snapshot) -> str:
-    """How many jobs the study will have, and how many are done already."""
-    study = now.study
-    wanted = planner.preview(parse_spec(study["spec"]), Inputs.model_validate(study["inputs"]))
-    total = len({w.job.id for w in wanted})
-    done = study["jobs"]["done"]
-    already = f", {done} done already" if done else ""
-    return f"[bold]PLAN {study['name']}[/]   about {total} jobs{already}   study {study['id'][: studies.SHORT]}"
+    """How many jobs the study will have, how many are done already, and how long the rest takes."""
+    study, spec = now.study, parse_spec(now.study["spec"])
+    inputs = Inputs.model_validate(study["inputs"])
+    wanted = planner.preview(spec, inputs)
+    parts = [f"{len({w.job.id for w in wanted})} jobs"]
+    if study["jobs"]["done"]:
+        parts.append(f"{study['jobs']['done']} done already")
+    left = still_to_do(wanted, now)
+    if left and study["state"] == "running":
+        machine = plan.machine_for(spec, inputs.facts)
+        parts.append(plan.about(costs.estimate(left, spec, inputs.facts, machine), machine))
+    return f"[bold]PLAN {study['name']}[/]   {', '.join(parts)}   study {study['id'][: studies.SHORT]}"
 
 
-def finish(api: httpx.Client, last: view.Snapshot, tally: dict[str, int], seconds: float) -> int:
-    """The last lines: what to deploy, where the report is, what ran and what was reused."""
+def still_to_do(wanted: list[planner.Wanted], now: view.Snapshot) -> list[planner.Wanted]:
+    """The planned jobs that are not done. A latency job's id holds the study's, so its stage's verdict tells of it."""
+    done = {job["id"] for job in now.jobs if job["state"] == "done"}
+    return [w for w in wanted if w.job.id not in done and not (w.job.kind == "latency" and w.stage in now.verdicts)]
+
+
+def finish(api: httpx.Client, spec: Path, last: view.Snapshot, tally: dict[str, int], seconds: float) -> int:
+    """The last lines: what to deploy, where the report is, what ran and what was reused, what failed."""
     path = studies.write_report(api, dict(last.study), None)
     report = client.call(api, "GET", f"/v1/studies/{last.study['id']}/report", params={"format": "json"})
     recommendation = report["recommendation"] or {}
@@ -84,6 +94,7 @@ def finish(api: httpx.Client, last: view.Snapshot, tally: dict[str, int], second
         console.out.print(f"  {console.escape(caveat)}")
     ran = f"{tally['run']} run, {tally['reused']} reused, {console.duration(seconds)}"
     console.out.print(f"Report  {path}    {ran}    Next  jsm init · jsm demo --keep")
+    studies.tell_lost(last.study, str(spec))
     return 1 if went_wrong(last, recommendation) else 0
 
 
@@ -95,8 +106,7 @@ def went_wrong(last: view.Snapshot, recommendation: dict[str, Any]) -> bool:
 
 
 def tell_kept(pool: up.Pool) -> None:
-    """What stays up after `--keep`."""
-    if pool.flower_url is None:
-        pool.start_flower()
+    """What stays up after `--keep`. A study that had ended before started neither worker nor Flower."""
+    pool.start_rest()
     console.out.print("kept running until Ctrl-C or `jsm down`:")
     up.tell(pool)

@@ -4,6 +4,7 @@
 <home>/endpoint.json    {"api", "flower", "pid"} of the running `jsm up`
 <home>/stop             written by `jsm down`: `jsm up` ends when it sees it
 <home>/admin.token      the CLI's token, readable by its owner only
+<home>/worker/          the local worker's own folder; its identity.json says as whom it joined
 <home>/logs/<part>.log  what the parts say
 <home>/reports/         reports of `jsm report` and `jsm demo`
 """
@@ -48,4 +49,12 @@ def read_token(folder: Path) -> str | None:
     try:
         return (folder / "admin.token").read_text(encoding="utf-8").strip() or None
     except OSError:
+        return None
+
+
+def read_worker_id(folder: Path) -> str | None:
+    """As whom the local worker joined a pool, or None before it did."""
+    try:
+        return json.loads((folder / "worker" / "identity.json").read_text(encoding="utf-8"))["worker"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None

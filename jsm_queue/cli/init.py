@@ -21,11 +21,12 @@ data:
   # "category", and "key_facts": what a right answer must contain, each fact a list of accepted spellings.
   # A .csv with the same columns works too, or a knowledge graph (.yaml, see examples/river/graph.yaml).
   source: data.jsonl
-  # Questions that judge the answers, in the same form, best written by hand. Without it the test questions serve.
+  # Questions whose answers are judged, in the same form, best written by hand; each needs "key_facts". Without it
+  # the test questions serve, so then every pair above needs "key_facts", and the test set chooses base and format.
   # bench: bench.jsonl
   seed: 0             # decides the split
   validation: 10      # examples; the validation set chooses n. 60 or more tell small differences
-  test_unseen: 5      # examples held out as the test set, which is read once
+  test_unseen: 5      # examples held out as the test set. To call two formats equivalent takes 60 questions or more
 
 # system_prompt: あなたは河川技術の専門家です。簡潔に答えてください。
 

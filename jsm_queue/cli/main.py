@@ -112,7 +112,10 @@ def plan(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show the job grid of a study, stage by stage. Needs no running api and downloads nothing."""
+    """Show the job grid of a study, stage by stage, and about how long it takes.
+
+    Needs no running api and downloads nothing.
+    """
     from jsm_queue.cli import plan
 
     plan.run(spec, dry_run, json)

@@ -1,12 +1,17 @@
 """`jsm plan`: the job grid of a spec, without an api and without downloading anything."""
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jsm_queue import planner
+import psutil
+
+from jsm_queue import costs, planner, processes
 from jsm_queue.cli import console, resolve
-from jsm_queue.kinds import KINDS
+from jsm_queue.kinds import KINDS, BaseFacts
+from jsm_queue.settings import settings
 from jsm_queue.spec import StudySpec, read_spec
 
 ASSUMED = "assumed: n* is the largest size and the first trained base is chosen; the verdicts may choose otherwise"
@@ -20,13 +25,29 @@ def run(path: Path, dry_run: bool, as_json: bool) -> None:
         resolved, warnings = resolve.sketch(spec, path.parent)
     else:
         resolved = resolve.resolve(spec, path.parent)
-    grid = summary(spec, planner.preview(spec, resolved.inputs)) | {"warnings": warnings}
+    wanted = planner.preview(spec, resolved.inputs)
+    machine = machine_for(spec, resolved.inputs.facts)
+    estimate = costs.estimate(wanted, spec, resolved.inputs.facts, machine)
+    grid = summary(spec, wanted) | {"seconds": asdict(estimate), "machine": machine.name, "warnings": warnings}
     if as_json:
         console.print_json(grid)
         return
     for warning in warnings:
         console.err.print(f"[yellow]warning:[/] {console.escape(warning)}")
-    show(grid)
+    show(grid, about(estimate, machine))
+
+
+def machine_for(spec: StudySpec, facts: Mapping[str, BaseFacts]) -> costs.Machine:
+    """What the time is estimated for: a GPU where a base needs one, else this machine's CPU slots."""
+    here = costs.cpu_slots(processes.cores(), psutil.virtual_memory().total)
+    return costs.machine_for(spec, facts, settings().cpu_slots or here)
+
+
+def about(estimate: costs.Estimate, machine: costs.Machine) -> str:
+    """ "about 6 min (4–7) on 2 CPU slots"; from two hours on in hours."""
+    unit, scale = ("h", 3600) if estimate.middle >= 7200 else ("min", 60)
+    low, middle, high = (max(1, round(each / scale)) for each in (estimate.low, estimate.middle, estimate.high))
+    return f"about {middle} {unit} ({low}–{high}) on {machine.name}"
 
 
 def summary(spec: StudySpec, wanted: list[planner.Wanted]) -> dict[str, Any]:
@@ -40,13 +61,13 @@ def summary(spec: StudySpec, wanted: list[planner.Wanted]) -> dict[str, Any]:
         seen |= new.keys()
         cells = list(dict.fromkeys(w.cell.label for w in listed if w.cell))
         stages.append({"stage": stage, "cells": cells, "jobs": dict(Counter(new.values())), "total": len(new)})
-    return {"study": spec.name, "total": len(seen), "stages": stages, "assumed": ASSUMED, "minutes": None}
+    return {"study": spec.name, "total": len(seen), "stages": stages, "assumed": ASSUMED}
 
 
-def show(grid: dict[str, Any]) -> None:
+def show(grid: dict[str, Any], time: str) -> None:
     """The grid as a table: stages across, kinds of job down."""
     stages = grid["stages"]
-    console.out.print(f"[bold]PLAN {grid['study']}[/]   {grid['total']} jobs, minutes: unknown until first jobs ran\n")
+    console.out.print(f"[bold]PLAN {grid['study']}[/]   {grid['total']} jobs, {time}\n")
     rows = [["cells", *(str(len(stage["cells"])) for stage in stages), ""]]
     for kind in KINDS:
         counts = [stage["jobs"].get(kind, 0) for stage in stages]

@@ -14,6 +14,8 @@ from jsm_queue.errors import DataError, JsmError, ModelError, SetupError
 from jsm_queue.kinds import BaseFacts, BaseRef, FileRef, Inputs
 from jsm_queue.spec import BaseSpec, StudySpec
 
+DATA_SUFFIXES = (".yaml", ".yml", ".jsonl", ".csv")
+"""of a corpus or a bench: what says how its file is read"""
 MODEL_SUFFIXES = {".json", ".jinja", ".model", ".safetensors", ".txt"}
 """of a base's folder, what belongs to the model; its README and the like do not change a result"""
 PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
@@ -36,7 +38,7 @@ class Resolved:
 def resolve(spec: StudySpec, folder: Path) -> Resolved:
     """Everything that the spec names, relative to its own `folder`.
 
-    Raises DataError or ModelError for what is not there, SetupError when the hub does not answer.
+    Raises DataError or ModelError for what is not there or of another form, SetupError when the hub does not answer.
     """
     return _resolve(spec, folder, _raise, ask_hub=True)
 
@@ -64,7 +66,10 @@ def _resolve(spec: StudySpec, folder: Path, missing: Missing, ask_hub: bool) -> 
 
 def _data_file(name: str, folder: Path, files: dict[str, Path], missing: Missing, key: str) -> FileRef:
     path = folder / name
-    suffix = path.suffix.lower() or ".txt"
+    suffix = path.suffix.lower()
+    if suffix not in DATA_SUFFIXES:
+        fix = "Rename it to what it is: .yaml (a graph or a bench), .jsonl or .csv (question–answer pairs)"
+        raise DataError(f"{key}: {name} ends in {suffix or 'no suffix'}, not in {', '.join(DATA_SUFFIXES)}", fix)
     if not path.is_file():
         missing(DataError(f"{key}: {path} does not exist", "Correct the path; it is relative to the spec's folder"))
         return FileRef(sha=content_hash(name), suffix=suffix)

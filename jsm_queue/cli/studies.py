@@ -1,13 +1,14 @@
 """`jsm submit`, `status`, `jobs`, `cancel`, `report`: studies, over the api."""
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from jsm_queue.cli import client, console, resolve, watch
+from jsm_queue.cli import client, console, resolve, view, watch
 from jsm_queue.cli.home import home
 from jsm_queue.errors import NotFoundError
 from jsm_queue.files import write_whole
@@ -30,7 +31,8 @@ def submit(path: Path, follow: bool, as_json: bool) -> None:
         )
         if follow:
             with suppress(KeyboardInterrupt):  # the study goes on without us
-                watch.follow(api, study["id"])
+                study = dict(watch.follow(api, study["id"]).study)
+        tell_lost(study, str(path))
         console.out.print(f"Next  jsm status {study['id'][:SHORT]} · jsm report {study['id'][:SHORT]}")
 
 
@@ -57,10 +59,16 @@ def status(study_id: str | None, as_json: bool) -> None:
         console.print_json(dict(now.study))
         return
     show_studies([dict(now.study)])
-    from jsm_queue.cli import view
-
     for line in view.screen(now, now.study["jobs"]["reused"], time.time() - now.study["created_at"]):
         console.out.print(line)
+    tell_lost(now.study, "its file")
+
+
+def tell_lost(study: Mapping[str, Any], file: str) -> None:
+    """What failed for good in an ended study, and how to try that again: its verdicts stand."""
+    line = view.lost_line(study, file)
+    if line:
+        console.out.print(f"[yellow]{console.escape(line)}[/]")
 
 
 def show_studies(studies: list[dict[str, Any]]) -> None:
@@ -115,6 +123,7 @@ def jobs(study_id: str, state: str | None, as_json: bool) -> None:
         "what": "left",
         "progress": "right",
         "time": "right",
+        "last end": "left",
         "": "left",
     }
     console.print_table(columns, [_job_row(job) for job in found], "no jobs yet")
@@ -131,6 +140,7 @@ def _job_row(job: dict[str, Any]) -> list[str]:
         console.escape(job["label"]),
         progress,
         seconds,
+        console.escape(view.last_end(job)),
         note,
     ]
 

@@ -23,8 +23,8 @@ import httpx
 
 from jsm_queue import broker, processes
 from jsm_queue.cli import client, console
-from jsm_queue.cli.home import Endpoint, home, read_endpoint, read_token, write_endpoint
-from jsm_queue.cli.supervisor import Supervisor
+from jsm_queue.cli.home import Endpoint, home, read_endpoint, read_token, read_worker_id, write_endpoint
+from jsm_queue.cli.supervisor import Part, Supervisor
 from jsm_queue.cli.workers import slots
 from jsm_queue.errors import SetupError
 from jsm_queue.files import write_secret, write_whole
@@ -35,6 +35,7 @@ START_S = 60.0  # until the api answers or a worker is seen: importing takes sec
 DOWN_S = 30.0  # what `jsm down` waits before it kills
 DEFAULT_PORTS = {"api": 8080, "flower": 5555, "valkey": 6379}
 LOOPBACK = "127.0.0.1"
+LOOPBACK_OF = {"0.0.0.0": LOOPBACK, "::": "::1"}  # who listens on all addresses can be reached there
 
 
 class Stopped(Exception):
@@ -63,12 +64,27 @@ class Pool:
         """A client for this pool's api."""
         return client.client(self.api_url, self.token)
 
+    def start_rest(self) -> None:
+        """Start worker and Flower, where they do not run yet."""
+        started = {part.name for part in self.supervisor.parts}
+        if "worker" not in started:
+            self.start_worker()
+        if "flower" not in started:
+            self.start_flower()
+
     def start_worker(self) -> None:
         """Start the local worker."""
-        with self.connect() as api:
-            invite = client.call(api, "POST", "/v1/workers/invites")["invite"]
         argv = [sys.executable, "-m", "workers.agent", "--home", str(self.home / "worker"), "--api", self.api_url]
-        self._start("worker", [*argv, "--name", (platform.node() or "local")[:64], "--invite", invite])
+        # Every user of this machine can read a command line, but not another's environment.
+        self._start("worker", [*argv, "--name", (platform.node() or "local")[:64]], self.invite())
+
+    def invite(self) -> dict[str, str]:
+        """What lets the local worker join, as a variable; nothing where the store knows it already."""
+        with self.connect() as api:
+            known = {worker["id"] for worker in client.call(api, "GET", "/v1/workers")["workers"]}
+            if read_worker_id(self.home) in known:
+                return {}
+            return {"JSM_INVITE": client.call(api, "POST", "/v1/workers/invites")["invite"]}
 
     def start_flower(self) -> None:
         """Start Flower, which only watches: read-only, on loopback, without a task history on disk."""
@@ -90,17 +106,16 @@ class Pool:
         log, folder, port = self.supervisor.logs / "valkey.log", self.home / "valkey", self.ports["valkey"]
         self.supervisor.start("valkey", lambda: broker.start_valkey(folder, port, log))
 
-    def _start(self, name: str, argv: list[str]):
-        log = self.supervisor.logs / f"{name}.log"
-        return self.supervisor.start(name, lambda: processes.spawn(argv, log, env=self.env))
+    def _start(self, name: str, argv: list[str], extra: Mapping[str, str] | None = None) -> Part:
+        log, env = self.supervisor.logs / f"{name}.log", {**self.env, **(extra or {})}
+        return self.supervisor.start(name, lambda: processes.spawn(argv, log, env=env))
 
 
 def run() -> None:
     """`jsm up`: start everything and look after it until Ctrl-C, SIGTERM or `jsm down`."""
     try:
         with running(home()) as pool:
-            pool.start_worker()
-            pool.start_flower()
+            pool.start_rest()
             tell(pool)
             stay(pool)
     except KeyboardInterrupt:
@@ -155,8 +170,8 @@ def _start(config: Settings, folder: Path, supervisor: Supervisor) -> Pool:
         "JSM_BROKER_URL": broker_url,
         "JSM_DATABASE_URL": config.store_url,
     }
-    host = LOOPBACK if config.host in ("0.0.0.0", "::") else config.host
-    pool = Pool(folder, supervisor, env, ports, f"http://{host}:{ports['api']}", admin_token(config, folder))
+    url = f"http://{url_host(config.host)}:{ports['api']}"
+    pool = Pool(folder, supervisor, env, ports, url, admin_token(config, folder))
     if embedded:
         pool.start_valkey()
     pool.start_api()
@@ -165,6 +180,12 @@ def _start(config: Settings, folder: Path, supervisor: Supervisor) -> Pool:
         f"store {store} · queue {'Valkey' if embedded else 'your broker'} · log files in {supervisor.logs}"
     )
     return pool
+
+
+def url_host(host: str) -> str:
+    """Where this machine reaches what listens on `host`, as a URL has it."""
+    reachable = LOOPBACK_OF.get(host, host)
+    return f"[{reachable}]" if ":" in reachable else reachable
 
 
 @contextmanager
@@ -188,8 +209,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def signals(handler: Any) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a closed terminal all do the same for a while."""
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    """Ctrl-C, SIGTERM and a closed terminal all do the same for a while; `nohup` still works."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield

@@ -14,6 +14,7 @@ STAGES = ("scale", "bases", "quantization")
 FINISHED = ("done", "failed", "quarantined", "skipped")
 BAR = 10  # characters
 LABEL_WIDTH = 38  # characters a running job's name gets
+MESSAGE_WIDTH = 80  # characters of why a job's last try ended
 TITLES = {
     "scale": "validation NLL, nats/token (95 % interval)",
     "bases": "judge 0–3 (95 % interval)",
@@ -162,7 +163,18 @@ def running_line(job: Mapping[str, Any]) -> Text:
         text.append(f"  {wording.count(metrics['tokens_per_second'])} tok/s")
     if "loss" in metrics:
         text.append(f"  loss {metrics['loss']:.2f}")
+    if job.get("ended"):
+        text.append(f"  again, after {last_end(job)}", style="yellow")
     return text
+
+
+def last_end(job: Mapping[str, Any]) -> str:
+    """Why the last try at a job that is not done ended: "crashed: out of memory"; "" where there was none."""
+    ended = job.get("ended")
+    if not ended:
+        return ""
+    message = (ended["message"] or "").strip().partition("\n")[0]
+    return f"{ended['reason']}: {message[:MESSAGE_WIDTH]}" if message else ended["reason"]
 
 
 def finished_line(job: Mapping[str, Any]) -> Text:
@@ -174,7 +186,7 @@ def finished_line(job: Mapping[str, Any]) -> Text:
 
 
 def total_line(now: Snapshot, reused: int, seconds: float) -> Text:
-    """How many of the jobs known so far are done."""
+    """How many of the jobs known so far are done, and what nothing goes on without."""
     counts = now.study["jobs"]
     parts = [
         f"{counts['done']} of {counts['total']} jobs done",
@@ -184,7 +196,21 @@ def total_line(now: Snapshot, reused: int, seconds: float) -> Text:
     lost = sum(counts[state] for state in ("failed", "quarantined", "skipped"))
     if lost:
         parts.append(f"{lost} failed or skipped")
+    if now.study.get("waiting_for"):
+        parts.append(f"waiting for {now.study['waiting_for']}")
     return Text(f"  {' · '.join(parts)} · {duration(seconds)}", style="dim")
+
+
+def lost_line(study: Mapping[str, Any], file: str) -> str | None:
+    """How to try again what an ended study lost, whose spec is in `file`; None when it lost nothing."""
+    counts = study["jobs"]
+    lost = counts["failed"] + counts["quarantined"]
+    if study["state"] != "ended" or not (lost or counts["skipped"]):
+        return None
+    what = [f"{lost} job{'' if lost == 1 else 's'} failed for good"] if lost else []
+    what += [f"{counts['skipped']} skipped"] if counts["skipped"] else []
+    again = f"to try them again give the study another name in {file}: everything finished is reused"
+    return f"{', '.join(what)}; {again}"
 
 
 def bar(position: int, total: int) -> str:

@@ -1,9 +1,11 @@
 """`jsm worker`: the machines of the pool."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+from jsm_queue import processes
 from jsm_queue.cli import client, console
 from jsm_queue.errors import SetupError
 from jsm_queue.settings import settings
@@ -52,17 +54,27 @@ def invite(as_json: bool) -> None:
 
 
 def start(api: str | None, token: str | None, folder: Path | None, name: str | None) -> int:
-    """Runs this machine's worker in the foreground. Returns its exit status."""
+    """Runs this machine's worker in the foreground. Returns its exit status, where this process still is."""
     url = api or settings().api_url
     if url is None:
         raise SetupError("Which api shall this worker join?", "Give --api URL, or set JSM_API_URL")
     where = folder or settings().home / "worker"
     argv = [sys.executable, "-m", "workers.agent", "--home", str(where.resolve()), "--api", url]
-    argv += ["--invite", token] if token else []
     argv += ["--name", name] if name else []
-    with subprocess.Popen(argv) as agent:
+    # Every user of this machine can read a command line, but not another's environment.
+    return become(argv, os.environ | ({"JSM_INVITE": token} if token else {}))
+
+
+def become(argv: list[str], env: dict[str, str]) -> int:
+    """Go on as another program, so that what ends this process ends that one.
+
+    Windows has no such call: there a child runs, which ends when its standard input does, and we wait for its status.
+    """
+    if os.name == "posix":
+        os.execve(argv[0], argv, env)
+    with subprocess.Popen(argv, env=env | {processes.LIFELINE: "1"}, stdin=subprocess.PIPE) as child:
         while True:
             try:
-                return agent.wait()
+                return child.wait()
             except KeyboardInterrupt:
-                continue  # the terminal told the agent too; it ends by itself
+                continue  # the terminal told the child too; it ends by itself

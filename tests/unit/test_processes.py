@@ -136,3 +136,26 @@ def test_a_taken_port_gives_another() -> None:
         taken = server.getsockname()[1]
         assert processes.free_port(taken) != taken
     assert processes.free_port(taken) == taken
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("host", ["::", "::1"])
+def test_a_port_of_an_ipv6_address(host: str) -> None:
+    with socket.create_server((host, 0), family=socket.AF_INET6) as server:
+        taken = server.getsockname()[1]
+        assert processes.free_port(taken, host) not in (0, taken)
+    assert processes.free_port(taken, host) == taken
+
+
+def test_a_name_that_is_no_address_is_told() -> None:
+    with pytest.raises(SetupError, match=r"no\.such\.host\.invalid"):
+        processes.free_port(0, "no.such.host.invalid")

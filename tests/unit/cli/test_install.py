@@ -2,14 +2,32 @@
 
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import psutil
 import pytest
 
+from tests.waiting import wait_for
+
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
+
+
+SLOW_INSTALL = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import install
+install.VENV = install.LOGS = install.Path(sys.argv[2])
+install.STAMP, install.LOCK = install.VENV / "stamp", install.VENV / "lock"
+sleeper = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"]
+install.install = lambda extras: install.step("slow", sleeper, "slow.log")
+sys.exit(install.main(["api"]))
+"""
+"""The real program with one step, which says in slow.log who it is and then takes ten minutes."""
 
 
 def load(name: str) -> ModuleType:
@@ -52,7 +70,8 @@ def test_a_refusal_is_one_line_and_no_traceback(tmp_path: Path) -> None:
     """The real command, with a disk check that cannot pass and no stamp to shortcut it."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import checks, install\n"
-        "install.STAMP = install.Path(sys.argv[2]) / 'stamp'; install.VENV = install.Path(sys.argv[2])\n"
+        "install.VENV = install.Path(sys.argv[2]); install.STAMP = install.VENV / 'stamp'\n"
+        "install.LOCK = install.VENV / 'lock'\n"
         "checks.DISK_CPU_GB = 1e9; sys.exit(install.main(['api']))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(SCRIPTS), str(tmp_path)], capture_output=True, text=True)
@@ -124,3 +143,86 @@ def test_a_failed_step_shows_the_end_of_its_log(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(install, "LOGS", tmp_path)
     with pytest.raises(checks.Missing, match=r"(?s)step failed \(exit status 3\).*what went wrong"):
         install.step("step", [sys.executable, "-c", "print('what went wrong'); raise SystemExit(3)"], "step.log")
+
+
+def start_slow_install(folder: Path) -> tuple[subprocess.Popen[str], psutil.Process]:
+    """A running installation in `folder`, and its step."""
+    argv = [sys.executable, "-c", SLOW_INSTALL, str(SCRIPTS), str(folder)]
+    installing = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    log = folder / "slow.log"
+    wait_for(lambda: log.is_file() and log.read_text(encoding="utf-8").endswith("\n"), "the step's start")
+    return installing, psutil.Process(int(log.read_text(encoding="utf-8")))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_an_installation_that_is_ended_leaves_nothing_running(tmp_path: Path, name: str) -> None:
+    installing, step = start_slow_install(tmp_path)
+    installing.send_signal(getattr(signal, name))
+    _, said = installing.communicate(timeout=60)
+    assert installing.returncode == 130
+    assert "the next call goes on from here" in said
+    wait_for(lambda: not step.is_running(), "the step's end")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+def test_nohup_keeps_an_installation_running(tmp_path: Path) -> None:
+    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); import install; install.end_like_ctrl_c();"
+    code += "import os; os.kill(os.getpid(), signal.SIGHUP); print('alive')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True)
+    assert done.stdout == "alive\n", done.stderr
+
+
+def test_two_installations_in_one_environment_are_refused(tmp_path: Path) -> None:
+    installing, step = start_slow_install(tmp_path)
+    argv = [sys.executable, "-c", SLOW_INSTALL, str(SCRIPTS), str(tmp_path)]
+    second = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert second.returncode == 3
+    assert second.stderr == f"error: another installation runs in {tmp_path}: wait until it has ended\n"
+    installing.kill()
+    installing.communicate()
+    step.kill()
+    (tmp_path / "slow.log").unlink()
+    third, _ = start_slow_install(tmp_path)  # the dead one's lock does not count
+    third.terminate()
+    third.communicate(timeout=60)
+
+
+def test_a_broken_environment_is_made_anew_without_losing_the_lock(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(install, "VENV", tmp_path)
+    monkeypatch.setattr(install, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(install, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(install, "PYTHON", tmp_path / "gone")
+    monkeypatch.setattr(install, "step", lambda *_: None)
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "old.py").touch()
+    (tmp_path / "lock").touch()
+    install.make_venv()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "logs"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands in for the driver's program")
+@pytest.mark.parametrize(("body", "found"), [("echo 'RTX 4060 Ti'; echo other", "RTX 4060 Ti"), ("exit 9", "")])
+def test_a_gpu_is_found_by_its_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, body: str, found: str) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin{os.pathsep}/usr/bin")
+    assert checks.find_gpu() == found
+
+
+@pytest.mark.parametrize(("gpu", "said"), [("RTX 4060 Ti", 1), ("", 0)])
+def test_where_there_is_a_gpu_it_is_said_what_stays_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gpu: str, said: int
+) -> None:
+    for name in ("check_machine", "make_venv", "step", "pip_packages", "write_stamp"):
+        monkeypatch.setattr(install, name, lambda *_: None)
+    monkeypatch.setattr(install, "STAMP", Path("no-stamp"))
+    monkeypatch.setattr(install, "built_wheel", lambda: Path("kept.whl"))
+    monkeypatch.setattr(install, "choose_torch", lambda: None)
+    monkeypatch.setattr(install, "describe_torch", lambda: "torch 1")
+    monkeypatch.setattr(checks, "find_gpu", lambda: gpu)
+    install.install(["worker"])
+    assert capsys.readouterr().out.count("llama.cpp is built for the CPU") == said

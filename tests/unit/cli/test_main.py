@@ -79,6 +79,19 @@ def test_settings_that_are_wrong_are_told(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("content", [b"lease_s = 60\nhost = \n", b"lease_s = 60\nhost = '\xff'\n"])
+def test_a_settings_file_that_is_no_toml_is_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "settings.toml").write_bytes(content)
+    done = jsm("status", home=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    assert f"{tmp_path / 'settings.toml'} is not TOML" in done.stderr
+
+
+def test_a_settings_file_that_is_no_toml_names_the_line(tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text("lease_s = 60\nhost = \n", encoding="utf-8")
+    assert "line 2" in jsm("status", home=tmp_path).stderr
+
+
 @pytest.mark.parametrize("url", ["http://[", "no address", "ftp://x"])
 def test_an_address_that_is_none_is_told(tmp_path: Path, url: str) -> None:
     done = jsm("status", home=tmp_path, JSM_API_URL=url, JSM_TOKEN="x")

@@ -1,7 +1,15 @@
 """The job grid as `jsm plan` shows it."""
 
-from jsm_queue import planner
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from jsm_queue import costs, planner
 from jsm_queue.cli import plan, resolve
+from jsm_queue.cli.main import app
 from jsm_queue.spec import parse_spec
 
 SPEC = parse_spec(
@@ -32,3 +40,25 @@ def test_cells_are_told_in_a_line_a_base() -> None:
     labels = ["a untrained", "a n=10 seed=1", "a n=10 seed=2", "a n=20 seed=1", "a n=20 seed=2", "b untrained"]
     assert plan.cell_lines(labels) == ["a: untrained, n=10 20 × seeds 1 2", "b: untrained"]
     assert plan.cell_lines(["a n=20 seed=1 F16", "a n=20 seed=1 Q8_0"]) == ["a: n=20 × seed 1 × F16 Q8_0"]
+
+
+@pytest.mark.parametrize(
+    ("minutes", "said"),
+    [
+        ((4.2, 5.6, 7.0), "about 6 min (4–7) on 2 CPU slots"),
+        ((0.1, 0.2, 0.3), "about 1 min (1–1) on 2 CPU slots"),
+        ((1140, 1920, 2700), "about 32 h (19–45) on 2 CPU slots"),
+    ],
+)
+def test_a_time_is_told_with_its_range_and_its_machine(minutes: tuple[float, float, float], said: str) -> None:
+    assert plan.about(costs.Estimate(*(60 * each for each in minutes)), costs.cpu(2)) == said
+
+
+def test_the_demo_study_is_planned_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "machine_for", lambda spec, facts: costs.machine_for(spec, facts, slots=2))
+    study = str(Path(__file__).resolve().parents[3] / "examples" / "river" / "study.yaml")
+    shown = CliRunner().invoke(app, ["plan", study, "--dry-run"])
+    assert re.search(r"jobs, about \d+ min \(\d+–\d+\) on 2 CPU slots", shown.output)
+    told = json.loads(CliRunner().invoke(app, ["plan", study, "--dry-run", "--json"]).stdout)
+    assert told["seconds"]["low"] < told["seconds"]["middle"] < told["seconds"]["high"]
+    assert told["machine"] == "2 CPU slots"

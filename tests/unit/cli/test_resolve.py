@@ -101,6 +101,21 @@ def test_missing_data_names_the_file(study: Path) -> None:
         resolve.resolve(spec({}, bench="nothing.yaml"), study)
 
 
+@pytest.mark.parametrize("name", ["data.jsonlines", "data.txt", "data"])
+def test_data_of_a_form_that_is_not_read_are_refused(study: Path, name: str) -> None:
+    (study / name).touch()
+    with pytest.raises(DataError, match=r"data\.source: .*\.yaml, \.yml, \.jsonl, \.csv") as caught:
+        resolve.resolve(spec({}, source=name), study)
+    assert caught.value.fix
+    with pytest.raises(DataError, match=r"data\.bench"):
+        resolve.sketch(spec({}, bench=name), study)
+
+
+def test_a_suffix_may_be_in_capitals(study: Path) -> None:
+    (study / "DATA.JSONL").write_text("{}\n", encoding="utf-8")
+    assert resolve.resolve(spec({}, source="DATA.JSONL"), study).inputs.source.suffix == ".jsonl"
+
+
 def test_a_sketch_goes_on_with_placeholders(tmp_path: Path) -> None:
     found, warnings = resolve.sketch(spec({"source": "org/model"}, bench="b.jsonl"), tmp_path)
     assert len(warnings) == 2

@@ -15,8 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
-from jsm_queue.cli.home import read_endpoint
-from jsm_queue.cli.up import is_healthy
+from jsm_queue.cli.home import read_endpoint, read_token
+from jsm_queue.cli.supervisor import Supervisor
+from jsm_queue.cli.up import Pool, is_healthy, url_host
 
 ROOT = Path(__file__).resolve().parents[3]
 DEADLINE_S = 60.0
@@ -115,6 +116,23 @@ def test_no_command_line_shows_a_lasting_secret(up: Up) -> None:
     assert not [secret for secret in lasting if secret in shown]
 
 
+def test_no_command_line_shows_an_invite(up: Up) -> None:
+    assert not [process for process in up.family() if "--invite" in process.cmdline()]
+
+
+def test_only_a_worker_that_the_store_does_not_know_gets_an_invite(up: Up) -> None:
+    endpoint = read_endpoint(up.home)
+    assert endpoint
+    pool = Pool(up.home, Supervisor(up.home, print), {}, {}, endpoint.api, read_token(up.home) or "")
+    assert pool.invite() == {}
+    identity = up.home / "worker" / "identity.json"
+    kept = identity.read_text(encoding="utf-8")
+    for other in (json.dumps({"worker": "of another store", "token": "x"}), "damaged"):
+        identity.write_text(other, encoding="utf-8")
+        assert pool.invite()["JSM_INVITE"]
+    identity.write_text(kept, encoding="utf-8")
+
+
 def test_everything_listens_on_loopback_alone(up: Up) -> None:
     family = [psutil.Process(up.process.pid), *up.family()]
     listening = [c for process in family for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
@@ -139,6 +157,27 @@ def test_a_study_is_submitted_listed_and_cancelled(up: Up, study: Path) -> None:
     assert "prepare" in up.jsm("jobs", "small").stdout
     assert "small" in up.jsm("status").stdout
     assert up.json("cancel", "small")["state"] in ("cancelled", "ended")
+
+
+def test_nohup_keeps_it_running() -> None:
+    code = "import os, signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); from jsm_queue.cli import up\n"
+    code += "with up.signals(signal.default_int_handler): os.kill(os.getpid(), signal.SIGHUP); print('alive')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.stdout == "alive\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "[::1]"),
+        ("fd00::2", "[fd00::2]"),
+        ("pc.lan", "pc.lan"),
+    ],
+)
+def test_where_an_api_is_reached_that_listens_there(host: str, told: str) -> None:
+    assert url_host(host) == told
 
 
 def test_an_unknown_study_is_told(up: Up) -> None:

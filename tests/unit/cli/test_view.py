@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from jsm_queue.cli import view, watch
 
 SPEC = {"stages": {"scale": {"sizes": [125, 250]}, "bases": {"seeds": [1]}, "quantization": {"keep": 1}}}
@@ -71,6 +73,53 @@ def test_a_growing_output_says_each_thing_once() -> None:
 
 def test_a_failed_job_says_why() -> None:
     assert "failed  no disk" in view.finished_line(job("1", "failed", error="no disk")).plain
+
+
+def test_what_nothing_goes_on_without_is_said() -> None:
+    shown = text(view.screen(snapshot([job("x", "ready")], waiting_for="a worker with a GPU"), 0, 61))
+    assert "0 of 1 jobs done · 0 running · 0 reused · waiting for a worker with a GPU · 1 min 1 s" in shown
+    assert "waiting" not in text(view.screen(snapshot([job("x", "ready")], waiting_for=None), 0, 61))
+
+
+CRASHED = {"reason": "crashed", "message": "killed by signal 9\nlog line"}
+
+
+@pytest.mark.parametrize(
+    ("ended", "said"),
+    [
+        (CRASHED, "crashed: killed by signal 9"),
+        ({"reason": "lost", "message": None}, "lost"),
+        ({"reason": "error", "message": "x" * 200}, "error: " + "x" * view.MESSAGE_WIDTH),
+        (None, ""),
+    ],
+)
+def test_how_the_last_try_ended_is_one_line(ended: dict[str, Any] | None, said: str) -> None:
+    assert view.last_end(job("1", "ready", ended=ended)) == said
+
+
+def test_a_job_that_runs_again_says_why() -> None:
+    assert view.running_line(job("1", "active", ended=CRASHED)).plain.endswith(
+        "again, after crashed: killed by signal 9"
+    )
+    assert "again" not in view.running_line(job("1", "active", ended=None)).plain
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        (["failed", "quarantined", "quarantined"], "3 jobs failed for good; "),
+        (["failed", "skipped", "skipped"], "1 job failed for good, 2 skipped; "),
+    ],
+)
+def test_an_ended_study_says_how_to_try_again_what_it_lost(lost: list[str], said: str) -> None:
+    jobs = [job(str(i), state) for i, state in enumerate(["done", *lost])]
+    line = view.lost_line(snapshot(jobs, state="ended").study, "study.yaml")
+    assert line == said + ("to try them again give the study another name in study.yaml: everything finished is reused")
+    assert view.lost_line(snapshot(jobs, state="running").study, "study.yaml") is None
+
+
+def test_an_ended_study_that_lost_nothing_says_nothing() -> None:
+    assert view.lost_line(snapshot([job("1", "done")], state="ended").study, "study.yaml") is None
 
 
 def test_markup_in_a_name_is_shown_as_it_is() -> None:

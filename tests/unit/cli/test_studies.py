@@ -1,0 +1,63 @@
+"""What `jsm submit`, `status` and `jobs` print, against an api that always answers the same."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from jsm_queue.cli import client, studies
+
+STATES = ("waiting", "ready", "active", "done", "failed", "quarantined", "skipped")
+ADVICE = "2 jobs failed for good; to try them again give the study another name in "
+
+
+def job(state: str, **more: Any) -> dict[str, Any]:
+    plain = {"stage": "scale", "label": f"train {state}", "position": 0, "total": 0, "seconds": None, "error": None}
+    return plain | {"id": state * 4, "state": state, "reused": False, "metrics": {}, "ended": None} | more
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The api's one study, to be changed by a test."""
+    study: dict[str, Any] = {"id": "a" * 64, "name": "small", "state": "ended", "stage": "ended", "created_at": 0.0}
+    study |= {"jobs": dict.fromkeys(STATES, 0) | {"failed": 2, "total": 2, "reused": 0}, "resumed": True}
+    study |= {"spec": {"stages": {}}, "verdicts": [], "waiting_for": None, "listed": [job("failed", error="no disk")]}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/jobs"):
+            return httpx.Response(200, json={"jobs": study["listed"], "next": None})
+        return httpx.Response(200, json={} if request.url.path.endswith("/comparisons") else study)
+
+    transport = httpx.MockTransport(answer)
+    monkeypatch.setattr(client, "connect", lambda: httpx.Client(base_url="http://api", transport=transport))
+    return study
+
+
+def test_status_says_how_to_try_again_what_was_lost(api: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    studies.status("small", as_json=False)
+    assert f"{ADVICE}its file" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_submit_says_it_with_the_files_name(
+    api: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], follow: bool
+) -> None:
+    monkeypatch.setattr(studies, "send", lambda *_, **__: api)
+    file = Path("my/study.yaml")
+    studies.submit(file, follow, as_json=False)
+    assert capsys.readouterr().out.count(f"{ADVICE}{file}") == 1
+
+
+def test_a_running_study_gets_no_such_advice(api: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    api["state"] = "running"
+    studies.status("small", as_json=False)
+    assert "try them again" not in capsys.readouterr().out
+
+
+def test_the_jobs_table_says_how_the_last_try_ended(api: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    api["listed"] = [job("ready", ended={"reason": "crashed", "message": "killed by [signal] 9\nlog"})]
+    studies.jobs("small", None, as_json=False)
+    heading, row = capsys.readouterr().out.splitlines()
+    assert "last end" in heading
+    assert "crashed: killed by [signal] 9" in row
