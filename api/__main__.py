@@ -14,8 +14,8 @@ DEFAULT_PORT = 8080
 def main() -> None:
     """Run until a signal."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    config = settings()
     try:
+        config = settings()
         app = create_app(config)
     except JsmError as error:
         raise SystemExit(f"error: {error}") from None

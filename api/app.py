@@ -9,10 +9,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from api.context import Context
-from api.routes import artifacts, studies, worker, workers
+from api.routes import artifacts, jobs, studies, worker, workers
 from jsm_queue import __version__, broker, coordinator
+from jsm_queue.artifacts import Uploads
 from jsm_queue.errors import JsmError
 from jsm_queue.settings import Settings
 from jsm_queue.store.database import open_store
@@ -22,7 +24,8 @@ logger = logging.getLogger(__name__)
 
 def create_app(settings: Settings) -> FastAPI:
     """The api with its coordinator, on the store and broker of the settings."""
-    ctx = Context(open_store(settings.store_url), settings)
+    engine = open_store(settings.store_url)
+    ctx = Context(engine, settings, Uploads(engine, settings.home / "artifacts"))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -34,12 +37,13 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="jsm-queue", version=__version__, lifespan=lifespan)
     app.state.context = ctx
-    for routes in (studies, workers, worker, artifacts):
+    for routes in (studies, jobs, workers, worker, artifacts):
         app.include_router(routes.router, prefix="/v1")
     app.add_api_route("/healthz", health, tags=["health"])
     app.add_exception_handler(JsmError, _jsm_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _client_left)
     app.add_exception_handler(Exception, _bug)
     return app
 
@@ -85,6 +89,11 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
 async def _http_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     return JSONResponse(error_body("http", str(error.detail), "See /docs"), status_code=error.status_code)
+
+
+async def _client_left(request: Request, _error: Exception) -> JSONResponse:
+    logger.info("%s %s broke off", request.method, request.url.path)
+    return JSONResponse(error_body("disconnected", "The request broke off", "Send it again"), status_code=400)
 
 
 async def _bug(request: Request, error: Exception) -> JSONResponse:

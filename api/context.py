@@ -1,4 +1,4 @@
-"""What every route may use: the store, the artifact folder, the settings and the coordinator's bell."""
+"""What every route may use: the store, the settings, the uploads and the coordinator's bell."""
 
 import threading
 import time
@@ -9,6 +9,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
+from jsm_queue.artifacts import Uploads
 from jsm_queue.settings import Settings
 
 
@@ -18,13 +19,14 @@ class Context:
 
     engine: Engine
     settings: Settings
+    uploads: Uploads
     wake: threading.Event = field(default_factory=threading.Event)
     stop: threading.Event = field(default_factory=threading.Event)
 
     @property
     def artifacts(self) -> Path:
         """The folder of the artifacts."""
-        return self.settings.home / "artifacts"
+        return self.uploads.root
 
     def now(self) -> float:
         """Seconds since the epoch; leases are judged by this clock alone."""

@@ -1,12 +1,14 @@
-"""Files that a reader never sees half of."""
+"""Files that a reader never sees half of, also after a power cut."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 
-def write_whole(path: Path, text: str) -> Path:
-    """A text file, whole or not there, also after a power cut."""
-    return _write(path, text, 0o666)
+def write_whole(path: Path, content: str | bytes) -> Path:
+    """A file (text as UTF-8), whole or not there."""
+    return _write(path, content, 0o666)
 
 
 def write_secret(path: Path, text: str) -> Path:
@@ -14,13 +16,35 @@ def write_secret(path: Path, text: str) -> Path:
     return _write(path, text, 0o600)
 
 
-def _write(path: Path, text: str, mode: int) -> Path:
+def publish(partial: Path, path: Path) -> Path:
+    """Give a file that is complete, and closed, the name by which readers find it; what had that name is replaced.
+
+    Its bytes are on the disk before it has the name, the name before this returns.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.part")
-    partial.unlink(missing_ok=True)  # what a crash left may have another mode
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
+    with partial.open("ab") as file:  # for writing: Windows flushes no file that was opened for reading
         os.fsync(file.fileno())
-    return partial.replace(path)
+    partial.replace(path)
+    _sync_folder(path.parent)
+    return path
+
+
+def _write(path: Path, content: str | bytes, mode: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.part")  # its own name: two may write the same file
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        return publish(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError):  # Windows opens no folders, some network file systems flush none
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

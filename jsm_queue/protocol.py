@@ -1,8 +1,10 @@
 """What api and workers say to each other, as JSON over HTTP. DESIGN: `docs/architecture.md`, "Protocol"."""
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from jsm_queue.kinds import FileName, Sha
 
@@ -165,12 +167,33 @@ class ArtifactIn(Message):
 
 
 class ResultRequest(Message):
-    """POST /v1/attempts/{id}/result: the whole result. A replay gets the first answer."""
+    """POST /v1/attempts/{id}/result: the whole result. A replay gets the first answer.
+
+    A record is named by its item and name, an artifact by its role: twice the same is refused.
+    """
 
     records: Annotated[list[RecordIn], Field(max_length=1_000_000)] = []
     metrics: Annotated[dict[str, float], Field(max_length=200)] = {}
     artifacts: Annotated[list[ArtifactIn], Field(max_length=64)] = []
     provenance: dict[str, Any] = {}
+
+    @field_validator("records")
+    @classmethod
+    def _one_value_each(cls, records: list[RecordIn]) -> list[RecordIn]:
+        _refuse_twice("record", ((record.item, record.name) for record in records))
+        return records
+
+    @field_validator("artifacts")
+    @classmethod
+    def _one_file_a_role(cls, artifacts: list[ArtifactIn]) -> list[ArtifactIn]:
+        _refuse_twice("artifact", (artifact.role for artifact in artifacts))
+        return artifacts
+
+
+def _refuse_twice(what: str, keys: Iterable[Any]) -> None:
+    twice = next((key for key, count in Counter(keys).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"{what} {twice!r} comes more than once")
 
 
 class ResultReply(Message):

@@ -18,13 +18,7 @@ router = APIRouter(tags=["artifacts"], dependencies=[Depends(require_admin_or_wo
 @router.post("/artifacts")
 def offer(ctx: Ctx, request: ArtifactOffer) -> ArtifactState:
     """Is this file here? If not, from which byte on is it missing?"""
-    if artifacts.path_of(ctx.artifacts, request.sha).is_file() or request.size == artifacts.offset(
-        ctx.artifacts, request.sha
-    ):
-        # A crash after the last byte or the rename leaves a file that the store does not know yet.
-        artifacts.finish(ctx.engine, ctx.artifacts, request.sha, request.size, ctx.now())
-        return ArtifactState(have=True, offset=request.size)
-    return ArtifactState(have=False, offset=artifacts.offset(ctx.artifacts, request.sha))
+    return ctx.uploads.offer(request.sha, request.size, ctx.now())
 
 
 @router.patch("/artifacts/{sha}")
@@ -36,9 +30,9 @@ async def receive(
     upload_length: Annotated[int, Header(ge=0)],
 ) -> ArtifactState:
     """Send the file's bytes from Upload-Offset on; Upload-Length is the whole file's size."""
-    have = await artifacts.receive(ctx.artifacts, sha, upload_length, upload_offset, request.stream())
+    have = await ctx.uploads.receive(sha, upload_length, upload_offset, request.stream())
     if have == upload_length:
-        await run_in_threadpool(artifacts.finish, ctx.engine, ctx.artifacts, sha, upload_length, ctx.now())
+        await run_in_threadpool(ctx.uploads.finish, sha, upload_length, ctx.now())
     return ArtifactState(have=have == upload_length, offset=have)
 
 

@@ -3,13 +3,13 @@
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from pydantic import ValidationError
 from sqlmodel import Session
 
 from api.auth import require_admin
 from api.context import Ctx
-from jsm_queue import lifecycle
+from jsm_queue import artifacts, lifecycle
 from jsm_queue.errors import SpecError
 from jsm_queue.kinds import Inputs
 from jsm_queue.protocol import SubmitRequest
@@ -72,13 +72,14 @@ def list_studies(ctx: Ctx) -> dict[str, Any]:
 
 @router.get("/studies/{study_id}")
 def show_study(ctx: Ctx, study_id: str) -> dict[str, Any]:
-    """One study with its spec, its inputs and its verdicts."""
+    """One study with its spec, its inputs and its verdicts. `waiting_for`: what the pool lacks for it to go on."""
     with reading(ctx.engine) as session:
         study = queries.find_study(session, study_id)
         return _summary(session, study) | {
             "spec": study.spec,
             "inputs": study.inputs,
             "verdicts": _verdicts(session, study),
+            "waiting_for": queries.waiting_for(session, study, ctx.now()),
         }
 
 
@@ -90,7 +91,10 @@ def list_jobs(
     after: str = "",
     limit: int = Query(PAGE, ge=1, le=PAGE),
 ) -> dict[str, Any]:
-    """A page of a study's jobs. `next` is the `after` of the next page, null at the end."""
+    """A page of a study's jobs. `next` is the `after` of the next page, null at the end.
+
+    `ended`: reason and message of the attempt that ended last; null for a job that is done or has none such.
+    """
     with reading(ctx.engine) as session:
         study = queries.find_study(session, study_id)
         rows = queries.job_rows(session, study.id, state, after, limit)
@@ -125,6 +129,14 @@ def list_verdicts(ctx: Ctx, study_id: str) -> dict[str, Any]:
     """The verdicts so far: decision and evidence."""
     with reading(ctx.engine) as session:
         return {"verdicts": _verdicts(session, queries.find_study(session, study_id))}
+
+
+@router.get("/studies/{study_id}/data")
+def show_data(ctx: Ctx, study_id: str) -> FileResponse:
+    """What `prepare` says of the study's data, as JSON; 404 before it is done."""
+    with reading(ctx.engine) as session:
+        sha = queries.data_report(session, queries.find_study(session, study_id))
+    return FileResponse(artifacts.find(ctx.artifacts, sha), media_type="application/json")
 
 
 @router.get("/studies/{study_id}/report")

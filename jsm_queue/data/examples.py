@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
-from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jsm_queue.canonical import canonical_json
 from jsm_queue.errors import DataError
+from jsm_queue.files import write_whole
 
 Stratum = Literal["taught", "unseen", ""]
 
@@ -56,16 +56,6 @@ def read_examples(path: Path) -> list[Example]:
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
     """One line of JSON an example, UTF-8, the same bytes for the same examples."""
     write_whole(path, b"".join(canonical_json(example.model_dump()) + b"\n" for example in examples))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name and renames it, so that no reader sees half of it."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_text(path: Path) -> str:

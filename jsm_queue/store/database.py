@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session, SQLModel
 
@@ -21,7 +21,7 @@ def open_store(url: str) -> Engine:
     """The store at a SQLAlchemy URL, its tables and views made where they are missing. Raises SetupError."""
     if url.startswith("sqlite:///"):
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, pool_pre_ping=True)
+    engine = _engine(url)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -35,6 +35,16 @@ def open_store(url: str) -> Engine:
             "Check JSM_HOME and JSM_DATABASE_URL",
         ) from error
     return engine
+
+
+def _engine(url: str) -> Engine:
+    fix = "Leave JSM_DATABASE_URL unset: the store of this version is SQLite"
+    try:
+        return create_engine(url, pool_pre_ping=True)
+    except ModuleNotFoundError as error:
+        raise SetupError(f"JSM_DATABASE_URL needs {error.name}, which is not installed", fix) from error
+    except (ArgumentError, ValueError) as error:  # a bad port is a ValueError
+        raise SetupError("JSM_DATABASE_URL is not the address of a database", fix) from error
 
 
 def _all_tables() -> list[type[SQLModel]]:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from sqlalchemy import Row, text
+from sqlalchemy import ColumnElement, Row, Subquery, case, text
 from sqlmodel import Session, col, func, select
 
 from jsm_queue.errors import NotFoundError
@@ -12,6 +12,7 @@ from jsm_queue.planner import TERMINAL
 from jsm_queue.store import tables as t
 
 Named = TypeVar("Named", t.Study, t.Job)
+STAGES = ("scale", "bases", "quantization")  # in their order
 PREFIX = 6  # digits of an id that are enough to name a study or job
 
 
@@ -55,11 +56,11 @@ def listings(session: Session, study: str) -> set[tuple[str, str, str]]:
 
 def job_counts(session: Session, study: str) -> dict[str, int]:
     """How many of a study's jobs are in each state, in all, and were done before it listed them."""
-    listed = select(t.StudyJob.job, func.max(t.StudyJob.reused).label("reused")).where(t.StudyJob.study == study)
-    jobs = listed.group_by(col(t.StudyJob.job)).subquery()
+    first = _first_listings(study)
     query = (
-        select(t.Job.state, func.count(), func.sum(jobs.c.reused))
-        .join(jobs, jobs.c.job == t.Job.id)
+        select(t.Job.state, func.count(), func.sum(first.c.reused))
+        .join(first, first.c.job == t.Job.id)
+        .where(first.c.place == 1)
         .group_by(t.Job.state)
     )
     counts: dict[str, int] = dict.fromkeys(
@@ -86,28 +87,56 @@ def verdicts(session: Session, study: str) -> list[t.VerdictRow]:
 def current_stage(session: Session, study: t.Study) -> str:
     """The stage that waits for its verdict, or "ended"."""
     decided = decisions(session, study.id)
-    order = [stage for stage in ("scale", "bases", "quantization") if study.spec["stages"].get(stage)]
+    order = [stage for stage in STAGES if study.spec["stages"].get(stage)]
     return next((stage for stage in order if stage not in decided), "ended")
+
+
+def _first_listings(study: str) -> Subquery:
+    """A study's listings (job, stage, cell), each with its `place` among the job's own, from 1, in the order of stages.
+
+    `reused`: 1 when any of the job's listings is, else 0.
+    """
+    own = col(t.StudyJob.job)
+    place = func.row_number().over(partition_by=own, order_by=(_stage_order(), col(t.StudyJob.cell)))
+    # A number, for Postgres knows no maximum of booleans.
+    reused = func.max(case((col(t.StudyJob.reused), 1), else_=0)).over(partition_by=own)
+    listings = select(  # type: ignore[call-overload]
+        t.StudyJob.job, t.StudyJob.stage, t.StudyJob.cell, place.label("place"), reused.label("reused")
+    )
+    return listings.where(t.StudyJob.study == study).subquery()
+
+
+def _stage_order() -> ColumnElement[int]:
+    return case(*((col(t.StudyJob.stage) == stage, place) for place, stage in enumerate(STAGES)))
 
 
 def job_rows(
     session: Session, study: str, state: str | None = None, after: str = "", limit: int = 1000
 ) -> list[dict[str, Any]]:
-    """A page of a study's jobs, one row a job (its first listing), with its latest attempt, in the order of ids."""
+    """A page of a study's jobs, one row a job (its first listing), with its latest attempt, in the order of ids.
+
+    `ended`: how the last attempt that ended did, None of a job that is done or was never tried to an end.
+    """
+    first = _first_listings(study)
     query = (
-        select(t.Job, func.min(t.StudyJob.stage), func.min(t.StudyJob.cell), func.max(t.StudyJob.reused))
-        .join(t.StudyJob, col(t.StudyJob.job) == col(t.Job.id))
-        .where(t.StudyJob.study == study, col(t.Job.id) > after)
-        .group_by(col(t.Job.id))
+        select(t.Job, first.c.stage, first.c.cell, first.c.reused)
+        .join(first, first.c.job == t.Job.id)
+        .where(first.c.place == 1, col(t.Job.id) > after)
         .order_by(col(t.Job.id))
         .limit(limit)
     )
-    jobs = session.exec(query.where(t.Job.state == state) if state else query).all()
-    attempts = latest_attempts(session, [job.id for job, *_ in jobs])
-    return [_job_row(job, stage, cell, bool(reused), attempts.get(job.id)) for job, stage, cell, reused in jobs]
+    rows = session.exec(query.where(t.Job.state == state) if state else query).all()
+    attempts = _latest_attempts(session, [job.id for job, *_ in rows])
+    ends = _last_ends(session, [job.id for job, *_ in rows if job.state != "done"])
+    return [
+        _job_row(job, stage, cell, bool(reused), attempts.get(job.id), ends.get(job.id))
+        for job, stage, cell, reused in rows
+    ]
 
 
-def _job_row(job: t.Job, stage: str, cell: str, reused: bool, attempt: t.Attempt | None) -> dict[str, Any]:
+def _job_row(
+    job: t.Job, stage: str, cell: str, reused: bool, attempt: t.Attempt | None, ended: dict[str, str | None] | None
+) -> dict[str, Any]:
     started = attempt.started_at if attempt else None
     return {
         "id": job.id,
@@ -118,6 +147,7 @@ def _job_row(job: t.Job, stage: str, cell: str, reused: bool, attempt: t.Attempt
         "label": label(job.kind, cell),
         "reused": reused,
         "error": job.error,
+        "ended": ended,
         "worker": attempt.worker if attempt else None,
         "position": attempt.position if attempt else 0,
         "total": attempt.total if attempt else 0,
@@ -126,15 +156,68 @@ def _job_row(job: t.Job, stage: str, cell: str, reused: bool, attempt: t.Attempt
     }
 
 
+def _latest_attempts(session: Session, jobs: list[str]) -> dict[str, t.Attempt]:
+    """Job id → its latest attempt."""
+    place = func.row_number().over(partition_by=col(t.Attempt.job), order_by=col(t.Attempt.offered_at).desc())
+    placed = select(t.Attempt.id, place.label("place")).where(col(t.Attempt.job).in_(jobs)).subquery()
+    query = select(t.Attempt).join(placed, placed.c.id == t.Attempt.id).where(placed.c.place == 1)
+    return {attempt.job: attempt for attempt in session.exec(query)}
+
+
+def _last_ends(session: Session, jobs: list[str]) -> dict[str, dict[str, str | None]]:
+    """Job id → reason and message of the attempt that ended last without a result."""
+    query = (
+        select(t.Attempt.job, t.Attempt.reason, t.Attempt.message)
+        .where(col(t.Attempt.job).in_(jobs), t.Attempt.state == "ended")
+        .order_by(col(t.Attempt.ended_at))
+    )
+    return {job: {"reason": reason, "message": message} for job, reason, message in session.exec(query)}
+
+
+def attempts(session: Session, job: str) -> list[tuple[t.Attempt, str]]:
+    """A job's attempts, each with its worker's name, the oldest first."""
+    query = (
+        select(t.Attempt, t.Worker.name)
+        .join(t.Worker, col(t.Worker.id) == col(t.Attempt.worker))
+        .where(t.Attempt.job == job)
+        .order_by(col(t.Attempt.offered_at), t.Attempt.id)
+    )
+    return list(session.exec(query).all())
+
+
+def waiting_for(session: Session, study: t.Study, now: float) -> str | None:
+    """What a running study's latency job needs and no live worker is, in words for people; else None."""
+    if study.state != "running":
+        return None
+    listed = select(t.StudyJob.job).where(t.StudyJob.study == study.id)
+    ready = select(t.Job).where(col(t.Job.id).in_(listed), t.Job.state == "ready", t.Job.kind == "latency")
+    here = {(worker.hardware or {}).get("hardware_class") for worker in live_workers(session, now)}
+    for job in session.exec(ready.order_by(t.Job.id)):
+        hardware = job.params.get("hardware")
+        if hardware is not None and hardware not in here:
+            return f"a worker of class {hardware!r} for {job.kind}"
+    return None
+
+
+def data_report(session: Session, study: t.Study) -> str:
+    """sha of the report that the study's prepare job made of its data. Raises NotFoundError before that is done."""
+    query = (
+        select(t.ArtifactRef.sha)
+        .join(t.StudyJob, col(t.StudyJob.job) == col(t.ArtifactRef.job))
+        .where(t.StudyJob.study == study.id, t.ArtifactRef.role == "data_report")
+    )
+    sha = session.exec(query.order_by(t.ArtifactRef.sha)).first()
+    if sha is None:
+        raise NotFoundError(
+            f"Study {study.id[:12]} has no data report yet: its prepare job is not done",
+            f"`jsm jobs {study.id[:12]}` says why",
+        )
+    return sha
+
+
 def label(kind: str, cell: str) -> str:
     """What people read in Flower and the CLI, e.g. "train river-qwen2 n=250 seed=1"."""
     return f"{kind} {cell}".strip()
-
-
-def latest_attempts(session: Session, jobs: Iterable[str]) -> dict[str, t.Attempt]:
-    """Job id → its latest attempt."""
-    query = select(t.Attempt).where(col(t.Attempt.job).in_(list(jobs))).order_by(col(t.Attempt.offered_at))
-    return {attempt.job: attempt for attempt in session.exec(query)}
 
 
 def comparisons(session: Session, study: str) -> dict[str, list[dict[str, Any]]]:
@@ -265,10 +348,8 @@ def last_event(session: Session) -> int:
 
 def first_listing(session: Session, job: str) -> t.StudyJob:
     """One listing of a job, the same each time. Raises when no study lists it."""
-    query = (
-        select(t.StudyJob).where(t.StudyJob.job == job).order_by(t.StudyJob.study, t.StudyJob.stage, t.StudyJob.cell)
-    )
-    return session.exec(query.limit(1)).one()
+    query = select(t.StudyJob).where(t.StudyJob.job == job)
+    return session.exec(query.order_by(t.StudyJob.study, _stage_order(), t.StudyJob.cell).limit(1)).one()
 
 
 def desired(session: Session, worker: str) -> dict[str, str]:

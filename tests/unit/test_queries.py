@@ -1,11 +1,13 @@
 """The stage tables from the SQL views, on a store that a small study filled."""
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 from sqlmodel import Session
 
 from jsm_queue import lifecycle
@@ -70,6 +72,111 @@ def test_counts_and_pages(engine: Engine) -> None:
         rest = queries.job_rows(s, study_id(s), after=first[-1]["id"])
         assert len(first) == 2 and len(rest) == 1
         assert len(queries.records(s, study_id(s), None, "nll", 0, 10)) == 4
+
+
+def relist(s: Session, job: JobDraft, stage: str, cell: str, reused: bool = False) -> None:
+    s.add(t.StudyJob(study=study_id(s), job=job.id, stage=stage, cell=cell, reused=reused))
+
+
+def row_of(engine: Engine, job: JobDraft) -> dict[str, Any]:
+    with reading(engine) as s:
+        return next(row for row in queries.job_rows(s, study_id(s)) if row["id"] == job.id)
+
+
+def test_a_job_is_shown_by_its_first_listing_as_a_whole(engine: Engine) -> None:
+    with writing(engine) as s:
+        relist(s, SCORE, "quantization", "a cell before all others", reused=True)
+        relist(s, TEST, "scale", "z")
+        relist(s, TEST, "scale", "y")
+    shown = [{key: row_of(engine, job)[key] for key in ("stage", "cell", "reused")} for job in (SCORE, TEST)]
+    assert shown == [
+        {"stage": "bases", "cell": CELL.label, "reused": True},
+        {"stage": "scale", "cell": "y", "reused": False},
+    ]
+    with reading(engine) as s:
+        counts = queries.job_counts(s, study_id(s))
+        assert (counts["total"], counts["reused"]) == (3, 1)
+        assert queries.first_listing(s, TEST.id).cell == "y"
+
+
+def test_no_boolean_is_aggregated(engine: Engine) -> None:
+    """Postgres refuses max(boolean)."""
+    said: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda _c, _k, statement, *_: said.append(statement))
+    with reading(engine) as s:
+        queries.job_counts(s, study_id(s))
+        queries.job_rows(s, study_id(s))
+    assert said
+    assert not [statement for statement in said if re.search(r"(max|min|sum)\(study_job\.reused\)", statement)]
+
+
+def tried(s: Session, job: JobDraft, attempt: str, state: str, ended_at: float | None, message: str = "") -> None:
+    if s.get(t.Worker, "w") is None:
+        s.add(t.Worker(id="w", name="pc", token_hash="", joined_at=0.0))
+        s.flush()
+    s.add(t.Run(id=f"run-{attempt}", worker="w", slot=0, state="closed", offered_at=0.0))
+    s.flush()
+    begun = {"run": f"run-{attempt}", "worker": "w", "offered_at": (ended_at or 9.0) - 1}
+    reason = "crashed" if state == "ended" else None
+    s.add(t.Attempt(id=attempt, job=job.id, state=state, reason=reason, message=message, ended_at=ended_at, **begun))
+    s.flush()
+
+
+def test_how_the_last_attempt_ended_is_shown_until_the_job_is_done(engine: Engine) -> None:
+    with writing(engine) as s:
+        tried(s, SCORE, "a2", "ended", 3.0, "again")
+        tried(s, SCORE, "a1", "ended", 2.0, "at first")
+        tried(s, SCORE, "a3", "running", None)
+        tried(s, TEST, "a4", "accepted", 2.0)
+        s.get_one(t.Job, SCORE.id).state = "active"
+    assert row_of(engine, SCORE)["ended"] == {"reason": "crashed", "message": "again"}
+    assert row_of(engine, TEST)["ended"] is None
+    with writing(engine) as s:
+        s.get_one(t.Job, SCORE.id).state = "done"
+    assert row_of(engine, SCORE)["ended"] is None
+    with reading(engine) as s:
+        assert [(a.id, name) for a, name in queries.attempts(s, SCORE.id)] == [("a1", "pc"), ("a2", "pc"), ("a3", "pc")]
+
+
+def test_a_page_of_jobs_takes_as_many_queries_as_one_job(engine: Engine) -> None:
+    said: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda _c, _k, statement, *_: said.append(statement))
+    counts = []
+    with reading(engine) as s:
+        study = study_id(s)
+        for limit in (1, 1000):
+            said.clear()
+            queries.job_rows(s, study, limit=limit)
+            counts.append(len(said))
+    assert counts == [3, 3]
+
+
+def test_a_latency_job_waits_for_its_class_of_hardware(engine: Engine) -> None:
+    latency = JobDraft("latency", {"hardware": "RTX 4060 Ti 16 GB"})
+    with writing(engine) as s:
+        lifecycle.list_jobs(s, study_id(s), [Wanted("bases", None, latency)], 0.0)
+        s.add(t.Worker(id="w", name="w", token_hash="", joined_at=0.0, lease_until=60.0, hardware=hardware("CPU")))
+
+    def waiting(now: float = 0.0) -> str | None:
+        with reading(engine) as s:
+            return queries.waiting_for(s, queries.studies(s)[0], now)
+
+    assert waiting() == "a worker of class 'RTX 4060 Ti 16 GB' for latency"
+    with writing(engine) as s:
+        s.get_one(t.Worker, "w").hardware = hardware("RTX 4060 Ti 16 GB")
+    assert waiting() is None
+    assert waiting(now=61.0) is not None, "its lease expired"
+    with writing(engine) as s:
+        s.get_one(t.Job, latency.id).state = "done"
+    assert waiting(now=61.0) is None
+    with writing(engine) as s:
+        s.get_one(t.Job, latency.id).state = "ready"
+        lifecycle.cancel_study(s, queries.studies(s)[0], 1.0)
+    assert waiting(now=61.0) is None
+
+
+def hardware(name: str) -> dict[str, str]:
+    return {"hardware_class": name}
 
 
 def test_a_prefix_names_a_study_only_when_it_is_long_and_unique(engine: Engine) -> None:
