@@ -8,6 +8,8 @@ claims from the api, runs in a slot's runner process, and delivers. This process
     <home>/work, outbox         attempts under way, results to deliver   (outbox.py)
     <home>/cache                files by their content           (cache.py)
     <home>/slots, logs          runners and what they say        (slots.py)
+
+An invite may be given as `JSM_INVITE` instead of `--invite`, which every user of the machine can read.
 """
 
 import argparse
@@ -38,6 +40,9 @@ from workers.slots import Slot
 
 logger = logging.getLogger("workers.agent")
 
+INVITE = "JSM_INVITE"
+"""The variable that may carry the invite: other users of the machine can read arguments."""
+
 
 class Agent:
     """One run of this program: the parts and how they hang together."""
@@ -64,6 +69,7 @@ class Agent:
             cache=cache,
             outbox=self.outbox,
             delivery=self.delivery,
+            cores=machine.cores,
             provenance={
                 "worker": name,
                 "hardware_class": machine.hardware_class,
@@ -112,6 +118,7 @@ class Agent:
             self.leave()
             for slot in self.slots.values():
                 slot.kill()
+            self.delivery.leave()
         return self.exit_code
 
     def _on_signal(self, **_: Any) -> None:
@@ -167,8 +174,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m workers.agent", description="Take part in a pool.")
     parser.add_argument("--home", type=Path, required=True, help="the worker's own folder")
     parser.add_argument("--api", required=True, help="the api's URL")
-    parser.add_argument("--invite", help="a token of `jsm worker invite`; needed at the first start")
+    parser.add_argument("--invite", help="a token of `jsm worker invite`; needed at the first start, or JSM_INVITE")
     parser.add_argument("--name", default=platform.node() or "worker", help="how people call this machine")
+    parser.set_defaults(invite=os.environ.pop(INVITE, None))  # runners need not know it
     given = parser.parse_args(joined(sys.argv[1:]))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     for chatty in ("httpx", "celery", "kombu"):  # a line a request, a line a task

@@ -1,5 +1,6 @@
 """One delivery of a bell, from claim to a free slot: claim → fetch → run → outbox."""
 
+import contextlib
 import errno
 import logging
 import time
@@ -25,12 +26,14 @@ from workers.threads import OnGone
 
 logger = logging.getLogger(__name__)
 
+LEFT = "its worker left the pool"
+
 
 @dataclass(frozen=True)
 class Attempts:
     """What a bell sets in motion. `handle` runs in a Celery thread, as many at once as there are slots.
 
-    `provenance`: what this machine adds to a result's.
+    `cores`: the machine's; `provenance`: what this machine adds to a result's.
     """
 
     home: Path
@@ -41,6 +44,7 @@ class Attempts:
     cache: Cache
     outbox: Outbox
     delivery: Delivery
+    cores: int
     provenance: dict[str, Any]
     on_gone: OnGone
 
@@ -61,7 +65,8 @@ class Attempts:
             return "dropped"
         reach("claimed")
         if not self.board.occupy(claim.slot, bell.run):
-            self._give_back(claim)
+            for grant in claim.attempts:
+                self._give_back(grant, f"slot {claim.slot} is not free")
             return "dropped"
         slot = self.slots[claim.slot]
         try:
@@ -72,12 +77,10 @@ class Attempts:
             raise AttemptEnded(f"{ended.reason}: {ended.message}")
         return "done"
 
-    def _give_back(self, claim: ClaimReply) -> None:
-        """The message came twice, or the slot is taken: what this worker does not hold it cannot run."""
-        for grant in claim.attempts:
-            if not self.board.holds(grant.attempt):
-                message = f"slot {claim.slot} is not free"
-                self.delivery.end(grant.attempt, EndRequest(reason="released", message=message))
+    def _give_back(self, grant: Grant, why: str) -> None:
+        """What this worker neither holds nor can run is for another. A message that came twice ends nothing."""
+        if not self.board.holds(grant.attempt):
+            self.delivery.end(grant.attempt, EndRequest(reason="released", message=why))
 
     def _claim(self, bell: Bell, delivery: str) -> ClaimReply:
         request = ClaimRequest(boot_id=self.session.boot_id, delivery=delivery)
@@ -90,19 +93,29 @@ class Attempts:
     def _attempt(self, grant: Grant, slot: Slot, bell: Bell) -> Ended | None:
         held = self.board.begin(grant.attempt)
         if held is None:
+            self._give_back(grant, LEFT)
             return None
         started = time.monotonic()
         logger.info("attempt %s: %s begins on slot %d: %s", grant.attempt, grant.kind, slot.plan.idx, bell.label)
-        ended = self._execute(grant, slot, held)
+        ended = self._released(self._execute(grant, slot, held))
         seconds = time.monotonic() - started
         how = f"{ended.reason} ({ended.message})" if ended else "complete"
         logger.info("attempt %s: %s after %.1f s", grant.attempt, how, seconds)
         if ended is None:
             self.delivery.result(grant.attempt)
-        elif not self.board.leaving.is_set():
+        else:
             message, log_tail = ended.message[:4000], ended.log_tail[-20_000:]
             self.delivery.end(grant.attempt, EndRequest(reason=ended.reason, message=message, log_tail=log_tail))
-        self.outbox.clear(grant.attempt)
+            self.outbox.clear(grant.attempt)
+        return ended
+
+    def _released(self, ended: Ended | None) -> Ended | None:
+        """What ends because this worker leaves is no fault of the job, and is for another worker at once.
+
+        A crash counts as that too: who ends a service may signal its runners with it.
+        """
+        if ended and ended.reason in ("cancelled", "crashed") and self.board.leaving.is_set():
+            return Ended("released", LEFT, ended.log_tail)
         return ended
 
     def _execute(self, grant: Grant, slot: Slot, held: Held) -> Ended | None:
@@ -118,18 +131,19 @@ class Attempts:
                 held.stop,
                 self._note,
             )
-            if self.outbox.is_finished(grant.attempt):  # also when the runner died or was stopped just after
-                reach("result_written")
+            if not self.outbox.is_finished(grant.attempt):
+                return ended
+            reach("result_written")  # also when the runner died or was stopped just after
+            with contextlib.suppress(OSError):  # another program holds a file of it; delivery tries again
                 self.outbox.put(grant.attempt)
-                return None
-            return ended
+            return None
         except Stopped:
             return Ended("cancelled", "no longer wanted")
         except (GoneError, AuthError) as error:
             self.on_gone(error)
             return Ended("cancelled", str(error))
-        except JsmError as error:
-            return Ended("error", str(error))
+        except JsmError as error:  # of a file that cannot be had: it may be had elsewhere, or later
+            return Ended("crashed", str(error))
         except OSError as error:
             logger.exception("attempt %s", grant.attempt)
             return Ended("disk" if error.errno == errno.ENOSPC else "crashed", f"{type(error).__name__}: {error}")
@@ -160,7 +174,7 @@ class Attempts:
             inputs=folder / "inputs",
             folder=folder / "out",
             device="cuda:0" if gpu else "cpu",  # the runner sees its slot's GPU alone
-            threads=slot.plan.threads,
+            threads=self.cores if grant.kind == "latency" else slot.plan.threads,  # it has the machine to itself
             provenance=self.provenance | {"slot": slot.plan.device},
         )
 

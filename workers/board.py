@@ -62,7 +62,7 @@ class Board:
         self.news.set()
 
     def slot_reports(self, room: dict[int, int]) -> list[SlotReport]:
-        """All slots for a heartbeat; `room` is the free memory of each in bytes."""
+        """All slots for a heartbeat; `room` is the free memory of each in bytes. None is free while leaving."""
         with self._lock:
             return [
                 SlotReport(
@@ -70,7 +70,7 @@ class Board:
                     kind=_kind(state.plan),
                     device=state.plan.device,
                     vram_free=room.get(idx, 0),
-                    free=state.free,
+                    free=state.free and not self.leaving.is_set(),
                     run=state.run,
                     warm_base=state.warm_base,
                 )

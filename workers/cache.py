@@ -8,7 +8,6 @@ The oldest unused go when the cache takes more than half of the disk space that 
 """
 
 import contextlib
-import hashlib
 import os
 import shutil
 import sys
@@ -19,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jsm_queue import processes
+from jsm_queue.canonical import file_hash
 from jsm_queue.errors import ModelError
+from jsm_queue.files import publish
 from jsm_queue.kinds import BaseRef
 from jsm_queue.protocol import InputFile
 from workers.client import Client, Stopped, Unreachable
@@ -65,7 +66,7 @@ class Cache:
         Raises Unreachable (what arrived is kept), Stopped, NotFoundError, ModelError, OSError when the disk
         is full.
         """
-        self.make_room(sum(file.size for file in inputs if not self.path_of(file.sha).exists()))
+        self.make_room(sum(file.size for file in inputs if not _has_size(self.path_of(file.sha), file.size)))
         for file in inputs:
             _link(self.fetch(file.sha, file.size, stop), folder / file.folder / file.name)
 
@@ -78,7 +79,7 @@ class Cache:
         whole = self.path_of(sha)
         with self._locks[sha]:
             for _ in range(TRIES):
-                if whole.exists():
+                if _has_size(whole, size):
                     os.utime(whole)
                     return whole
                 self._download(sha, size, stop)
@@ -101,12 +102,9 @@ class Cache:
 
     def adopt(self, file: Path, sha: str) -> bool:
         """Move a file into the cache if its content is `sha`'s, else remove it. Returns which."""
-        with file.open("rb") as source:
-            right = hashlib.file_digest(source, "sha256").hexdigest() == sha
+        right = file_hash(file) == sha
         if right:
-            whole = self.path_of(sha)
-            whole.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(whole)
+            publish(file, self.path_of(sha))
         else:
             file.unlink()
         return right
@@ -169,6 +167,14 @@ def _download_snapshot(base: BaseRef, snapshot: Path, log: Path, stop: threading
 
 REFUSED = 2
 """Exit code of `workers.hub` when trying again would not help."""
+
+
+def _has_size(file: Path, size: int) -> bool:
+    """Whether a file is there whole; a disk that failed may have left less of it."""
+    try:
+        return file.stat().st_size == size
+    except FileNotFoundError:
+        return False
 
 
 def _link(source: Path, target: Path) -> None:

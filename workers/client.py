@@ -10,7 +10,7 @@ import httpx
 from pydantic import BaseModel
 
 from jsm_queue.canonical import file_hash
-from jsm_queue.errors import AuthError, ConflictError, GoneError, JsmError, ModelError, NotFoundError
+from jsm_queue.errors import AuthError, ConflictError, GoneError, JsmError, ModelError, NotFoundError, SetupError
 from jsm_queue.protocol import ArtifactIn, ArtifactOffer, ArtifactState
 
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
@@ -46,9 +46,10 @@ class Client:
     """
 
     def __init__(self, api: str, token: str) -> None:
+        """Raises SetupError for an address that no request could go to."""
         headers = {"Authorization": f"Bearer {token}"}
         # A proxy of the environment must not see the token.
-        self._http = httpx.Client(base_url=api.rstrip("/"), headers=headers, timeout=TIMEOUT, trust_env=False)
+        self._http = httpx.Client(base_url=_address(api), headers=headers, timeout=TIMEOUT, trust_env=False)
 
     def post(self, path: str, message: BaseModel, reply: type[Reply]) -> Reply:
         """Send a message, get a message."""
@@ -67,44 +68,45 @@ class Client:
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
         try:
             with self._http.stream("GET", f"/v1/artifacts/{sha}", headers=headers) as response:
-                if response.is_error:
+                if not response.is_success:
                     response.read()
                     _raise(response)
                 skip = 0 if response.status_code == 206 else offset  # a proxy may ignore the range
                 for piece in response.iter_raw():
                     yield piece[skip:]
                     skip = max(0, skip - len(piece))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise Unreachable(_words(error)) from error
 
     def upload(self, file: Path, artifact: ArtifactIn, stop: threading.Event) -> None:
-        """Send a file, from where an earlier try broke off. Raises ModelError when the file is damaged."""
+        """Send a file, from where an earlier try broke off, until the api has it whole.
+
+        Raises ModelError when the file is damaged.
+        """
         offer = ArtifactOffer(sha=artifact.sha, size=artifact.size)
         asked = self._ask("POST", "/v1/artifacts", json=offer.model_dump(mode="json"), timeout=UPLOAD)
         state = self._parse(asked, ArtifactState)
         if state.have:
             return
         headers = {"Upload-Offset": str(state.offset), "Upload-Length": str(artifact.size)}
+        pieces = _pieces(file, state.offset, stop)
         try:
-            self._ask(
-                "PATCH",
-                f"/v1/artifacts/{artifact.sha}",
-                content=_pieces(file, state.offset, stop),
-                headers=headers,
-                timeout=UPLOAD,
-            )
-        except ConflictError as error:
-            if file_hash(file) != artifact.sha:
-                damaged = f"{file.name} changed after it was written"
-                raise ModelError(damaged, "Check this machine's disk") from error
-            raise Unreachable("the upload is begun again") from error
+            sent = self._ask("PATCH", f"/v1/artifacts/{artifact.sha}", content=pieces, headers=headers, timeout=UPLOAD)
+            taken = self._parse(sent, ArtifactState).have
+        except ConflictError:
+            taken = False
+        if taken:
+            return
+        if file_hash(file) != artifact.sha:
+            raise ModelError(f"{file.name} changed after it was written", "Check this machine's disk")
+        raise Unreachable(f"the upload of {file.name} is begun again")
 
     def _ask(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **arguments)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise Unreachable(_words(error)) from error
-        if response.is_error:
+        if not response.is_success:
             _raise(response)
         return response
 
@@ -113,6 +115,16 @@ class Client:
             return reply.model_validate_json(response.content)
         except ValueError as error:  # a proxy's page, or an api that is being updated
             raise Unreachable(f"{response.request.url.path} answered something else") from error
+
+
+def _address(api: str) -> str:
+    try:
+        url = httpx.URL(api)
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise SetupError(f"{api!r} is not an api's URL", "Give one such as http://192.168.0.5:8080")
+    return api.rstrip("/")
 
 
 def _pieces(file: Path, offset: int, stop: threading.Event) -> Iterator[bytes]:
@@ -131,7 +143,7 @@ def _raise(response: httpx.Response) -> None:
         message, fix = str(said["message"]), str(said.get("fix", ""))
     except (ValueError, KeyError, TypeError):
         message, fix = f"{response.request.url.path} answered {status}", ""
-    if status >= 500 or status in (408, 425, 429):
+    if not 400 <= status < 500 or status in (408, 425, 429):  # a proxy's redirection is no answer of the api
         raise Unreachable(message)
     raise ERRORS.get(status, JsmError)(message, fix)
 
@@ -140,19 +152,28 @@ def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def pauses() -> Iterator[float]:
+    """Seconds to wait before the second try, the third and so on."""
+    wait = FIRST_WAIT_S
+    while True:
+        yield wait * random.uniform(0.67, 1.0)
+        wait = min(2 * wait, LONGEST_WAIT_S)
+
+
 def patiently(call: Callable[[], Result], stop: threading.Event, note: Callable[[str], object]) -> Result:
     """What `call` returns, tried again for ever while the api is away. Raises Stopped once `stop` is set.
 
     `note` hears of the first failure only: an outage is one line in the log.
     """
-    wait, noted = FIRST_WAIT_S, False
-    while not stop.is_set():
+    noted = False
+    for pause in pauses():
+        if stop.is_set():
+            break
         try:
             return call()
         except Unreachable as error:
             if not noted:
                 note(str(error))
                 noted = True
-        stop.wait(wait * random.uniform(0.67, 1.0))
-        wait = min(2 * wait, LONGEST_WAIT_S)
+        stop.wait(pause)
     raise Stopped

@@ -18,11 +18,10 @@ from types import ModuleType
 
 import psutil
 
+from jsm_queue import costs, processes
 from jsm_queue.protocol import Hardware
 
 GIB = 2**30
-CPU_SLOT_BYTES = 3 * GIB  # torch, a small model and its gradients
-MAX_CPU_SLOTS = 4
 NVIDIA_SMI_S = 20  # a driver that is starting takes seconds to answer
 PACKAGES = (
     "accelerate",
@@ -71,7 +70,7 @@ def plan_slots(gpus: Sequence[Gpu], cores: int, memory: int, cpu_slots: int = 0)
     run side by side without swapping. The cores are shared evenly among all slots.
     """
     if cpu_slots <= 0:
-        cpu_slots = 1 if gpus else max(1, min(cores, memory // CPU_SLOT_BYTES, MAX_CPU_SLOTS))
+        cpu_slots = 1 if gpus else costs.cpu_slots(cores, memory)
     threads = max(1, cores // (len(gpus) + cpu_slots))
     slots = [SlotPlan(i, "gpu", f"cuda:{i}", threads, gpu.uuid) for i, gpu in enumerate(gpus)]
     return slots + [SlotPlan(len(gpus) + i, "cpu", "cpu", threads) for i in range(cpu_slots)]
@@ -88,23 +87,16 @@ def hardware_class(gpus: Sequence[Gpu], cpu: str, cores: int) -> str:
 
 def describe(gpus: Sequence[Gpu]) -> Hardware:
     """What the worker tells the api about this machine."""
-    cpu, count = cpu_name(), cores()
+    cpu, cores = cpu_name(), processes.cores()
     return Hardware(
-        hardware_class=hardware_class(gpus, cpu, count),
+        hardware_class=hardware_class(gpus, cpu, cores),
         os=f"{platform.system()} {platform.release()}"[:64],
         cpu=cpu[:128],
-        cores=count,
+        cores=cores,
         memory_bytes=psutil.virtual_memory().total,
         gpus=[gpu.name for gpu in gpus],
         packages=package_versions(),
     )
-
-
-def cores() -> int:
-    """The logical cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cpu_name() -> str:

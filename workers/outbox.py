@@ -26,7 +26,8 @@ class Outbox:
         for folder in self.work.iterdir():
             if self.is_finished(folder.name):
                 self.put(folder.name)
-            self.clear(folder.name)
+            else:
+                self.clear(folder.name)
 
     def begin(self, attempt: str) -> Path:
         """An empty folder for an attempt, with `out` in it."""
@@ -40,10 +41,11 @@ class Outbox:
         return (self.work / attempt / "out" / RESULT).exists()
 
     def put(self, attempt: str) -> None:
-        """The attempt's result is complete."""
+        """The attempt's result is complete: it moves here, its inputs are removed. Raises OSError; do it again then."""
         target = self.root / attempt
         if not target.exists():
             (self.work / attempt / "out").rename(target)
+        self.clear(attempt)
 
     def clear(self, attempt: str) -> None:
         """Remove what an attempt left in `work`."""

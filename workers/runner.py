@@ -28,9 +28,9 @@ from pydantic import BaseModel, ValidationError
 from jsm_queue import processes
 from jsm_queue.canonical import file_hash
 from jsm_queue.crashpoints import reach
-from jsm_queue.errors import JsmError
+from jsm_queue.errors import DataError, JsmError, ModelError, SetupError, SpecError
 from jsm_queue.files import write_whole
-from jsm_queue.kinds import KINDS, ROLE_FILES
+from jsm_queue.kinds import KINDS, ROLE_FILES, Params
 from jsm_queue.protocol import ArtifactIn, ResultRequest
 from workers.work import Device, Outcome, Work
 
@@ -40,7 +40,10 @@ RESULT = "result.json"
 FULL_DISK = ("No space left on device", "os error 28", "os error 112", "There is not enough space on the disk")
 FULL_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED", "failed to allocate")
 
-Failure = Literal["error", "oom", "disk"]
+Failure = Literal["error", "crashed", "oom", "disk"]
+
+FINAL = (SpecError, DataError, ModelError)
+"""What a kind says of its job: it would come again on every machine. Everything else may be this machine's trouble."""
 
 
 class JobLine(BaseModel):
@@ -64,7 +67,7 @@ class EventLine(BaseModel):
     position: int = 0
     total: int = 0
     metrics: dict[str, float] = {}
-    reason: Failure = "error"
+    reason: Failure = "crashed"
     message: str = ""
 
 
@@ -110,7 +113,7 @@ def run_job(job: JobLine, events: IO[bytes]) -> EventLine:
     try:
         module = importlib.import_module(f"workers.kinds.{job.kind}")
         work = Work(
-            params=KINDS[job.kind].params.model_validate(job.params),
+            params=parse_params(job),
             inputs=job.inputs,
             folder=job.folder,
             device=Device(job.device, job.threads),
@@ -129,6 +132,17 @@ def run_job(job: JobLine, events: IO[bytes]) -> EventLine:
         return EventLine(event="failed", attempt=job.attempt, reason=reason, message=message)
     progress.flush()
     return EventLine(event="done", attempt=job.attempt)
+
+
+def parse_params(job: JobLine) -> Params:
+    """The kind's own type. Raises SetupError when this version of the worker does not know such a job."""
+    try:
+        return KINDS[job.kind].params.model_validate(job.params)
+    except ValidationError as error:
+        said = error.errors()[0]["msg"]
+        raise SetupError(
+            f"The job's parameters do not fit this worker's version: {said}", "Update the worker"
+        ) from error
 
 
 class Progress:
@@ -156,7 +170,7 @@ class Progress:
 
 
 def collect(kind: str, outcome: Outcome, folder: Path, provenance: dict[str, Any]) -> ResultRequest:
-    """The complete result: records, metrics, and the kind's files with their hashes.
+    """The complete result: records, metrics, and the kind's files, which are on the disk then, with their hashes.
 
     Raises JsmError when a file is missing or a figure is not finite, as neither can be a result.
     """
@@ -174,6 +188,8 @@ def _artifact(kind: str, role: str, folder: Path) -> ArtifactIn:
     file = folder / ROLE_FILES[role]
     if not file.is_file():
         raise JsmError(f"{kind} did not write {file.name}", "This is a bug of the kind")
+    with file.open("ab") as written:  # for writing: Windows flushes no file that was opened for reading
+        os.fsync(written.fileno())
     return ArtifactIn(role=role, sha=file_hash(file), size=file.stat().st_size)
 
 
@@ -187,7 +203,7 @@ def write_result(folder: Path, result: ResultRequest) -> None:
 
 
 def classify(error: BaseException) -> tuple[Failure, str]:
-    """Why a job failed, and what to say. `error` is final; `oom` and `disk` may go better elsewhere."""
+    """Why a job failed, and what to say. `error` is final for everyone; the others may go better elsewhere."""
     for cause in _causes(error):
         if isinstance(cause, JsmError):
             break  # it says itself what is wrong
@@ -196,11 +212,8 @@ def classify(error: BaseException) -> tuple[Failure, str]:
             return "disk", f"{type(cause).__name__}: {text}"
         if isinstance(cause, MemoryError) or _is_torch_oom(cause) or any(mark in text for mark in FULL_MEMORY):
             return "oom", f"{type(cause).__name__}: {text}"
-    if isinstance(error, JsmError):
-        return "error", str(error)
-    if isinstance(error, ValidationError):
-        return "error", f"The job's parameters do not fit this worker's version: {error.errors()[0]['msg']}"
-    return "error", f"{type(error).__name__}: {error}"
+    words = str(error) if isinstance(error, JsmError) else f"{type(error).__name__}: {error}"
+    return "error" if isinstance(error, FINAL) else "crashed", words
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

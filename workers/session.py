@@ -3,6 +3,7 @@
 hello, heartbeats, and the long poll for what is desired of each attempt.
 """
 
+import contextlib
 import logging
 import uuid
 from collections.abc import Callable
@@ -68,6 +69,8 @@ class Session:
             patiently(self._heartbeat, board.leaving, _away("heartbeat"))
             board.leaving.wait(PAUSE_S)
             board.news.wait(self._heartbeat_s)
+        with contextlib.suppress(Unreachable):
+            self._heartbeat()  # no slot is free now: what is released goes to a worker that stays
 
     def _heartbeat(self) -> None:
         request = HeartbeatRequest(boot_id=self.boot_id, slots=self._slots(), attempts=self._board.attempt_reports())

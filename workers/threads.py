@@ -16,7 +16,7 @@ OnGone = Callable[[JsmError], object]
 """on_gone(why): this session is over; the agent leaves."""
 
 
-def start(name: str, task: Callable[[], None], on_gone: OnGone) -> None:
+def start(name: str, task: Callable[[], None], on_gone: OnGone) -> threading.Thread:
     """Run `task` in a daemon thread until it returns or raises Stopped."""
 
     def guarded() -> None:
@@ -30,4 +30,6 @@ def start(name: str, task: Callable[[], None], on_gone: OnGone) -> None:
             logger.exception("the thread %s failed", name)
             on_gone(JsmError(f"the worker's thread {name} failed: {error}", "See the worker's log"))
 
-    threading.Thread(target=guarded, name=name, daemon=True).start()
+    thread = threading.Thread(target=guarded, name=name, daemon=True)
+    thread.start()
+    return thread

@@ -72,14 +72,43 @@ def test_cancelling_a_study_stops_what_runs(pool: Pool, folder: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_a_worker_that_is_told_to_end_does_so_at_once(pool: Pool, folder: Path) -> None:
-    submit_long(pool, folder, epochs=1000)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_is_told_to_end_does_so_at_once(pool: Pool, folder: Path, number: signal.Signals) -> None:
+    study = submit_long(pool, folder, epochs=1000)
     runner = processes.find_leftover(pool.home / "agent" / "slots" / "slot0.pid")
+    agent = pool.parts.pop("agent")
+    agent.send_signal(number)
+    assert agent.wait(30) == 0
+    assert runner and not runner.is_running()
+    assert ": ended (released)" in pool.log("agent")
+    assert "Traceback" not in pool.log("agent")
+    [train] = [job for job in pool.jobs(study) if job["kind"] == "train"]
+    assert train["state"] == "ready", "another worker may have it at once"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_worker_ends_while_the_api_is_away(pool: Pool, folder: Path) -> None:
+    submit_long(pool, folder, epochs=1000)
+    pool.kill("api")
     agent = pool.parts.pop("agent")
     agent.send_signal(signal.SIGTERM)
     assert agent.wait(30) == 0
-    assert runner and not runner.is_running()
     assert "Traceback" not in pool.log("agent")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_jsm_worker_start_leaves_no_agent_behind(pool: Pool) -> None:
+    invite = pool.http.post("/v1/workers/invites").json()["invite"]
+    home = pool.home / "other"
+    arguments = ["-m", "jsm_queue.cli.main", "worker", "start", "--api", pool.url, "--home", str(home)]
+    starter = pool.start("other", [*arguments, f"--invite={invite}"])
+    wait_for(lambda: ": hello" in pool.log("other"), "the hello")
+    agent = processes.find_leftover(home / "agent.pid")
+    assert agent and agent.pid == starter.pid
+    assert invite not in " ".join(agent.cmdline())
+    starter.send_signal(signal.SIGTERM)
+    starter.wait(30)
+    assert not agent.is_running()
 
 
 def test_a_result_waits_on_the_disk_while_the_api_is_away(pool: Pool, folder: Path) -> None:

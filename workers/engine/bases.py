@@ -89,7 +89,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a base's folder. Raises ModelError."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        _pass_on_trouble(error)
         raise ModelError(
             f"the base's tokenizer cannot be loaded ({error})", "Give a base model with a tokenizer.json"
         ) from error
@@ -168,7 +169,8 @@ def _load_model(folder: Path, device: torch.device, quantized: bool) -> PreTrain
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        _pass_on_trouble(error)
         raise ModelError(f"the base model cannot be loaded ({error})", "Choose another base or revision") from error
     model, info = loaded
     missing = sorted(info["missing_keys"]) + sorted(str(name) for name in info["mismatched_keys"])
@@ -179,6 +181,12 @@ def _load_model(folder: Path, device: torch.device, quantized: bool) -> PreTrain
         )
     use_packing(model)
     return model
+
+
+def _pass_on_trouble(error: Exception) -> None:
+    """Raises what the system said of this machine; what transformers says without an error number is the base's."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
 
 
 def _gguf_file(folder: Path) -> Path:

@@ -188,11 +188,16 @@ class Gguf:
         code = lib.llama_decode(self._ctx, batch)
         if code == DECODE_NO_MEMORY:
             raise MemoryError("llama.cpp: out of memory")
-        if code != 0:
-            raise ModelError(f"llama.cpp could not compute (code {code}): {last_log()}", "Convert the model again")
+        if code != 0:  # the file was loaded, so this is the machine's trouble
+            raise RuntimeError(f"llama.cpp could not compute (code {code}): {last_log()}")
 
     def _row(self, index: int) -> np.ndarray:
         return np.ctypeslib.as_array(lib.llama_get_logits_ith(self._ctx, index), (self.vocab_size,))
+
+
+def place(device: Device) -> Literal["cpu", "cuda"]:
+    """Where llama.cpp computes for a slot: on the CPU also where it was not built for the slot's GPU."""
+    return "cuda" if device.name.startswith("cuda") and lib.llama_supports_gpu_offload() else "cpu"
 
 
 @contextmanager
@@ -225,11 +230,10 @@ def last_log() -> str:
 
 def _model_params(device: Device) -> Any:
     params = lib.llama_model_default_params()
-    kind, _, index = device.name.partition(":")
-    on_gpu = kind == "cuda" and lib.llama_supports_gpu_offload()
+    on_gpu = place(device) == "cuda"
     params.n_gpu_layers = -1 if on_gpu else 0
     params.split_mode = lib.LLAMA_SPLIT_MODE_NONE
-    params.main_gpu = int(index or 0) if on_gpu else 0
+    params.main_gpu = int(device.name.partition(":")[2] or 0) if on_gpu else 0
     return params
 
 

@@ -13,7 +13,7 @@ import torch
 from jsm_queue.data.examples import Example, read_examples
 from jsm_queue.kinds import ROLE_FILES, LatencyParams
 from jsm_queue.protocol import RecordIn
-from workers.gguf.llama import Generation, Gguf, open_gguf
+from workers.gguf.llama import Generation, Gguf, open_gguf, place
 from workers.gguf.prompts import prompt_ids
 from workers.work import Device, Outcome, Work
 
@@ -49,7 +49,10 @@ def turns(cells: list[int], questions: int, repeats: int) -> list[Turn]:
 
 
 def run(work: Work) -> Outcome:
-    """Three records a turn. A cell whose file alone does not fit into memory is left out and named in the log."""
+    """Three records a turn, whose meta says what was timed and on what.
+
+    A cell whose file alone does not fit into memory is left out and named in the log.
+    """
     params: LatencyParams = work.params
     questions = read_examples(work.inputs / "dataset" / ROLE_FILES["bench"])[: params.questions]
     paths = [work.inputs / f"gguf.{index}" / ROLE_FILES["gguf"] for index in range(len(params.cells))]
@@ -59,17 +62,20 @@ def run(work: Work) -> Outcome:
     with _opener(paths, cells, work.device, params.decoding.context) as opened:
         for done, turn in enumerate(plan, 1):
             with opened(turn.cell) as gguf:
-                records += _timed(gguf, turn, questions[turn.question], params)
+                records += _timed(gguf, turn, questions[turn.question], work)
             work.progress(done, len(plan), {})
     return Outcome(records, {"questions": len(questions)})
 
 
-def _timed(gguf: Gguf, turn: Turn, question: Example, params: LatencyParams) -> list[RecordIn]:
+def _timed(gguf: Gguf, turn: Turn, question: Example, work: Work) -> list[RecordIn]:
+    params: LatencyParams = work.params
     ids = prompt_ids(gguf, question.question, params.system_prompt)
     made = gguf.generate(ids, params.decoding.max_new_tokens)
-    item = f"{params.cells[turn.cell]}|{question.id}|{turn.repeat}"
+    item = f"{turn.cell}|{turn.question}|{turn.repeat}"  # labels and ids may be long, or hold any sign
+    timed = {"cell": params.cells[turn.cell], "question": question.id, "repeat": turn.repeat}
+    meta = timed | {"device": place(work.device), "threads": work.device.threads}
     values = {"seconds": made.seconds, "ttft": made.ttft, "tokens_per_second": _rate(made)}
-    return [RecordIn(item=item, name=name, value=value) for name, value in values.items()]
+    return [RecordIn(item=item, name=name, value=value, meta=meta) for name, value in values.items()]
 
 
 def _rate(made: Generation) -> float:
@@ -88,7 +94,7 @@ def _fitting(paths: list[Path], labels: list[str], free: int) -> list[int]:
 
 
 def _free_bytes(device: Device) -> int:
-    if device.name.startswith("cuda"):
+    if place(device) == "cuda":
         return torch.cuda.mem_get_info(device.name)[0]
     return psutil.virtual_memory().available
 

@@ -1,5 +1,6 @@
 """Loading a base once, and leaving it as it was."""
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -137,3 +138,15 @@ def test_gguf_that_transformers_cannot_read(tmp_path: Path, make_work: Callable[
         bases.base_folder(make_work(source, params))
     with pytest.raises(ModelError, match="expected one GGUF file, found 0"):
         bases.base_folder(make_work(llama, params, name="b"))
+
+
+@pytest.mark.parametrize("trouble", [OSError(errno.EIO, "Input/output error"), ImportError("no bitsandbytes")])
+def test_this_machines_trouble_is_not_the_bases(
+    make_work, llama: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr(bases.AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(type(trouble)):
+        bases.load(make_work(llama, score_params(llama)), quantized=False)

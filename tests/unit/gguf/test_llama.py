@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jsm_queue.errors import ModelError
-from workers.engine.prompts import chat_template, encode_prompt
+from workers.engine.prompts import chat_template, encode
 from workers.gguf import llama, prompts, tiny
 from workers.gguf.export import export_f16
 from workers.gguf.llama import open_gguf
@@ -27,7 +27,8 @@ def test_prompts_are_those_of_training_and_bos_stands_once(
     tokenizer = AutoTokenizer.from_pretrained(request.getfixturevalue(f"{family}_base"))
     with open_gguf(request.getfixturevalue(f"{family}_f16"), CPU, 256) as gguf:
         ids = prompts.prompt_ids(gguf, QUESTION, system_prompt)
-    assert ids == encode_prompt(tokenizer, chat_template(tokenizer), QUESTION, system_prompt)
+    trained = encode(tokenizer, chat_template(tokenizer), QUESTION, "氾濫です。", system_prompt)
+    assert ids == trained.ids[: trained.first]
     assert ids.count(tokenizer.bos_token_id) == (1 if family == "llama" else 0)
 
 
@@ -62,7 +63,8 @@ def test_logits_do_not_depend_on_how_the_tokens_are_fed(qwen_f16: Path, monkeypa
 def test_the_end_token_ends_the_answer(llama_base: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(llama_base)
     model = AutoModelForCausalLM.from_pretrained(llama_base, dtype=torch.float32)
-    ids = encode_prompt(tokenizer, chat_template(tokenizer), QUESTION, None)
+    trained = encode(tokenizer, chat_template(tokenizer), QUESTION, "氾濫です。", None)
+    ids = trained.ids[: trained.first]
     with torch.inference_mode():
         hidden = model.model(torch.tensor([ids])).last_hidden_state[0, -1]  # (D,)
         model.lm_head.weight[tokenizer.convert_tokens_to_ids("<|eot_id|>")] = hidden
@@ -106,6 +108,25 @@ def test_tensors_that_fall_back_are_named(tmp_path: Path) -> None:
     assert "blk.0.attn_q.weight" in named
     assert {line.split()[1] for line in complaints} | {"token_embd.weight"} == set(named)
     assert fallback_tensors(plan, "Q8_0") == []
+
+
+@pytest.mark.parametrize(
+    ("device", "offload", "place", "layers"),
+    [("cpu", True, "cpu", 0), ("cuda:1", True, "cuda", -1), ("cuda:1", False, "cpu", 0)],
+)
+def test_it_computes_on_the_gpu_only_where_it_was_built_for_one(
+    monkeypatch: pytest.MonkeyPatch, device: str, offload: bool, place: str, layers: int
+) -> None:
+    monkeypatch.setattr(llama.lib, "llama_supports_gpu_offload", lambda: offload)
+    assert llama.place(Device(device, 1)) == place
+    params = llama._model_params(Device(device, 1))
+    assert (params.n_gpu_layers, params.main_gpu) == (layers, 1 if layers else 0)
+
+
+def test_a_failed_computation_is_no_fault_of_the_file(qwen_f16: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama.lib, "llama_decode", lambda *_: -3)
+    with open_gguf(qwen_f16, CPU, 64) as gguf, pytest.raises(RuntimeError, match=r"code -3"):
+        gguf.logits([20, 21], 0)
 
 
 def test_a_broken_file_is_refused_by_name(tmp_path: Path) -> None:

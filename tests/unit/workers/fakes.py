@@ -10,7 +10,7 @@ from workers.runner import JobLine
 PROGRAM = textwrap.dedent(
     """
     import os, sys, time, types
-    from jsm_queue.errors import DataError
+    from jsm_queue.errors import DataError, SetupError
     from jsm_queue.protocol import RecordIn
     from workers import runner
     from workers.work import Outcome
@@ -26,6 +26,10 @@ PROGRAM = textwrap.dedent(
         if wish == "torch oom": raise RuntimeError("CUDA error: out of memory")
         if wish == "disk": raise OSError(28, "No space left on device")
         if wish == "data": raise DataError("line 3 is empty", "Remove it")
+        if wish == "setup": raise SetupError("no compiler", "Install one")
+        if wish == "import": import not_installed
+        if wish == "cuda": raise RuntimeError("CUDA driver version is insufficient for CUDA runtime version")
+        if wish == "long": RecordIn(item=201 * "x", name="score", value=1.0)
         if wish == "bug": raise KeyError("x")
         if wish == "exit": sys.exit(3)
         if wish == "pid": return Outcome([], {"pid": os.getpid(), "threads": work.device.threads})

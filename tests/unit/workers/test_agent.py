@@ -1,6 +1,9 @@
 """The agent's command line."""
 
 import argparse
+import os
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,3 +29,34 @@ def test_gpus_need_a_torch_that_can_use_them(monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setattr(hardware, "torch_cuda", lambda: None)
     assert agent.usable_gpus() == []
     assert "RTX 4060 Ti: not used, because the installed torch is a CPU build" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "variable", "invite"),
+    [([], None, None), ([], "-secret", "-secret"), (["--invite", "given"], "-secret", "given")],
+)
+def test_an_invite_comes_as_an_argument_or_a_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: list[str], variable: str | None, invite: str | None
+) -> None:
+    seen: list[str | None] = []
+
+    def start(home: Path, api: str, invite: str | None, name: str) -> int:
+        seen.append(invite)
+        assert agent.INVITE not in os.environ
+        return 0
+
+    monkeypatch.setattr(agent, "start", start)
+    monkeypatch.setattr(sys, "argv", ["agent", "--home", str(tmp_path), "--api", "http://api", *given])
+    if variable:
+        monkeypatch.setenv(agent.INVITE, variable)
+    assert agent.main() == 0
+    assert seen == [invite]
+
+
+def test_an_address_that_is_none_ends_the_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "identity.json").write_text('{"worker": "a1b2c3d4", "token": "secret"}', encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["agent", "--home", str(tmp_path), "--api", "127.0.0.1:8080"])
+    assert agent.main() == 3
+    assert "'127.0.0.1:8080' is not an api's URL" in caplog.text

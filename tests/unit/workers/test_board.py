@@ -28,6 +28,13 @@ def test_a_free_slot_still_names_its_last_run() -> None:
     assert (gpu.free, gpu.run, gpu.kind, gpu.vram_free) == (True, None, "gpu", 5)
 
 
+def test_no_slot_is_free_while_leaving() -> None:
+    b = board()
+    assert all(report.free for report in b.slot_reports({}))
+    b.leave()
+    assert not any(report.free for report in b.slot_reports({}))
+
+
 def test_changes_are_told_at_once_and_progress_is_not() -> None:
     b = board()
     b.begin("a1a1a1a1")

@@ -2,6 +2,8 @@
 
 import hashlib
 import http.server
+import os
+import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -102,6 +104,25 @@ def test_a_damaged_partial_file_is_fetched_again(cache: Cache) -> None:
     (cache.root / "partial").mkdir(parents=True)
     (cache.root / "partial" / SHA).write_bytes(b"x" * 1000)
     assert fetch(cache).read_bytes() == BODY
+
+
+def test_what_a_failed_disk_shortened_is_fetched_again(cache: Cache, served: Served) -> None:
+    fetch(cache).write_bytes(BODY[:1000])
+    assert fetch(cache).read_bytes() == BODY
+    assert len(served.ranges) == 2
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            assert not cache.path_of(SHA).exists()
+            flushed.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    fetch(cache)
+    assert flushed == [len(BODY)]
 
 
 def test_another_content_is_never_visible(cache: Cache, served: Served) -> None:

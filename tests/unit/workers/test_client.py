@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from jsm_queue.errors import AuthError, ConflictError, GoneError, JsmError, ModelError, NotFoundError
-from jsm_queue.protocol import ArtifactIn, BrokerReply
+from jsm_queue.errors import AuthError, ConflictError, GoneError, JsmError, ModelError, NotFoundError, SetupError
+from jsm_queue.protocol import ArtifactIn, BrokerReply, EndRequest
 from workers import client as http
 from workers.client import Client, Stopped, Unreachable, patiently
 
@@ -44,6 +44,20 @@ def test_what_may_pass_is_unreachable(status: int) -> None:
         client(error(status)).get("/v1/worker/broker", BrokerReply)
 
 
+@pytest.mark.parametrize("url", ["http://[::1", "127.0.0.1:8080", "localhost:8080", "http://", "ftp://api", ""])
+def test_an_address_that_is_none_is_told_at_once(url: str) -> None:
+    with pytest.raises(SetupError, match="is not an api's URL"):
+        Client(url, "secret")
+
+
+def test_a_proxys_redirection_is_no_answer() -> None:
+    moved = client(lambda _: httpx.Response(302, headers={"Location": "http://login/"}))
+    with pytest.raises(Unreachable):
+        moved.tell("/v1/attempts/a1b2c3d4/end", EndRequest(reason="oom"))
+    with pytest.raises(Unreachable):
+        list(moved.download("0" * 64, 0))
+
+
 def test_a_proxys_page_is_unreachable() -> None:
     with pytest.raises(Unreachable):
         client(lambda _: httpx.Response(200, text="<html>")).get("/v1/worker/broker", BrokerReply)
@@ -69,8 +83,8 @@ def test_the_token_is_sent_and_no_proxy_is_used(monkeypatch: pytest.MonkeyPatch)
 class Uploads:
     """A pretended api that has some bytes of a file already."""
 
-    def __init__(self, have: bytes = b"", conflict: bool = False) -> None:
-        self.have, self.conflict, self.headers = have, conflict, httpx.Headers()
+    def __init__(self, have: bytes = b"", conflict: bool = False, whole: bool = True) -> None:
+        self.have, self.conflict, self.whole, self.headers = have, conflict, whole, httpx.Headers()
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if request.method == "POST":
@@ -79,7 +93,7 @@ class Uploads:
             return error(409)(request)
         self.headers = request.headers
         self.have += request.read()
-        return httpx.Response(200, json={"have": True, "offset": len(self.have)})
+        return httpx.Response(200, json={"have": self.whole, "offset": len(self.have)})
 
 
 def artifact(body: bytes) -> ArtifactIn:
@@ -110,6 +124,15 @@ def test_a_refused_upload_is_begun_again_unless_the_file_is_damaged(tmp_path: Pa
         client(Uploads(conflict=True)).upload(file, artifact(b"right"), threading.Event())
     with pytest.raises(ModelError, match="changed after it was written"):
         client(Uploads(conflict=True)).upload(file, artifact(b"other"), threading.Event())
+
+
+def test_an_upload_counts_once_the_api_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"right")
+    with pytest.raises(Unreachable, match="begun again"):
+        client(Uploads(whole=False)).upload(file, artifact(b"right"), threading.Event())
+    with pytest.raises(ModelError, match="changed after it was written"):
+        client(Uploads(whole=False)).upload(file, artifact(b"right but longer"), threading.Event())
 
 
 def test_an_upload_ends_when_the_agent_leaves(tmp_path: Path) -> None:

@@ -109,10 +109,14 @@ def test_prints_of_libraries_go_to_the_log(talk: Talk, tmp_path: Path) -> None:
         ("torch oom", "oom", "out of memory"),
         ("disk", "disk", "No space left"),
         ("data", "error", "line 3 is empty. Remove it"),
-        ("bug", "error", "KeyError: 'x'"),
-        ("exit", "error", "SystemExit: 3"),
-        ("nan", "error", "score of q1 is nan"),
-        ("meta", "error", "not plain JSON"),
+        ("setup", "crashed", "no compiler. Install one"),
+        ("import", "crashed", "ModuleNotFoundError"),
+        ("cuda", "crashed", "CUDA driver"),
+        ("long", "crashed", "ValidationError"),
+        ("bug", "crashed", "KeyError: 'x'"),
+        ("exit", "crashed", "SystemExit: 3"),
+        ("nan", "crashed", "score of q1 is nan"),
+        ("meta", "crashed", "not plain JSON"),
     ],
 )
 def test_failures_are_classified(talk: Talk, tmp_path: Path, wish: str, reason: str, words: str) -> None:
@@ -125,14 +129,14 @@ def test_failures_are_classified(talk: Talk, tmp_path: Path, wish: str, reason: 
 
 
 def test_it_stays_warm_after_an_error(talk: Talk, tmp_path: Path) -> None:
-    talk.ask(job(tmp_path / "1", "bug"))
+    talk.ask(job(tmp_path / "1", "data"))
     assert talk.ask(job(tmp_path / "2", "ok"))[-1].event == "done"
 
 
 def test_unknown_parameters_name_the_version(talk: Talk, tmp_path: Path) -> None:
     line = job(tmp_path, "ok").model_copy(update={"params": {"judge": {}, "split": "bench", "new": 1}})
     failed = talk.ask(line)[-1]
-    assert (failed.reason, "this worker's version" in failed.message) == ("error", True)
+    assert (failed.reason, "this worker's version" in failed.message) == ("crashed", True)
 
 
 def test_it_ends_with_its_input_even_in_the_middle_of_a_step(talk: Talk, tmp_path: Path) -> None:
@@ -178,6 +182,19 @@ def test_files_are_listed_with_hash_and_size(tmp_path: Path) -> None:
     assert [a.role for a in result.artifacts] == list(KINDS["train"].outputs)
     assert result.artifacts[1].sha == file_hash(tmp_path / "adapter_model.safetensors")
     assert result.artifacts[1].size == len("adapter_model.safetensors")
+
+
+def test_files_are_on_the_disk_before_what_vouches_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"weights")
+    flushed: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        flushed.append(os.fstat(descriptor).st_ino)
+        assert not (tmp_path / "result.json").exists()
+
+    monkeypatch.setattr(runner.os, "fsync", fsync)
+    runner.collect("convert", Outcome(), tmp_path, {})
+    assert flushed == [(tmp_path / "model.gguf").stat().st_ino]
 
 
 def test_a_missing_file_is_no_result(tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ def test_a_job_leaves_its_result_and_a_warm_runner(slot: Slot, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("wish", "reason", "warm"), [("data", "error", True), ("oom", "oom", False), ("disk", "disk", False)]
+    ("wish", "reason", "warm"),
+    [("data", "error", True), ("bug", "crashed", False), ("oom", "oom", False), ("disk", "disk", False)],
 )
 def test_only_a_plain_error_keeps_the_runner(slot: Slot, tmp_path: Path, wish: str, reason: str, warm: bool) -> None:
     ended = run(slot, tmp_path, wish)
