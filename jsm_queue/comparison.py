@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from jsm_queue import stats
+from jsm_queue.data.keyfacts import TOP_SCORE
 
 DIGITS = 6
 MIN_ITEMS = 5  # below this a bootstrap says nothing, and nothing is decided
@@ -61,6 +62,16 @@ class Difference:
     changed: int
 
 
+@dataclass(frozen=True)
+class ScoreDifference(Difference):
+    """Of judge scores. `least`, `most`: one-sided 95 % limits of the mean that allow for what none of the
+    examples showed (`stats.least_mean`), while a bootstrap interval of equal scores has no width.
+    """
+
+    least: float
+    most: float
+
+
 def rounded(value: float) -> float:
     """`DIGITS` decimals; never minus zero."""
     return round(float(value), DIGITS) + 0.0
@@ -96,17 +107,40 @@ def compare(first: Sequence[CellValues], second: Sequence[CellValues]) -> Differ
 
     Seeds that only one side has are left out where both sides share some: subsets are nested within a seed.
     """
+    differences, weights = _paired(first, second)
+    return Difference(**_summary(differences, weights)) if len(differences) >= MIN_ITEMS else None
+
+
+def compare_scores(first: Sequence[CellValues], second: Sequence[CellValues]) -> ScoreDifference | None:
+    """`compare`, of judge scores."""
+    differences, weights = _paired(first, second)
+    if len(differences) < MIN_ITEMS:
+        return None
+    least = rounded(stats.least_mean(differences, -TOP_SCORE))
+    most = rounded(-stats.least_mean([-each for each in differences], -TOP_SCORE))
+    return ScoreDifference(**_summary(differences, weights), least=least, most=most)
+
+
+def _paired(first: Sequence[CellValues], second: Sequence[CellValues]) -> tuple[list[float], list[float] | None]:
+    """first − second of each example that both have, in the order of their names, and the weights if any."""
     shared = {cell.seed for cell in first} & {cell.seed for cell in second}
     if shared:
         first, second = ([cell for cell in side if cell.seed in shared] for side in (first, second))
     left, right = (stats.over_seeds([cell.values for cell in side]) for side in (first, second))
     items, weights = _weighted([*first, *second], {item: 0.0 for item in left if item in right})
-    if len(items) < MIN_ITEMS:
-        return None
-    differences = [rounded(left[item] - right[item]) for item in items]
-    interval = stats.mean_interval(differences, weights)
-    sd = rounded(stats.spread(differences, weights))
-    return Difference(*map(rounded, interval), items=len(items), sd=sd, changed=sum(map(bool, differences)))
+    return [rounded(left[item] - right[item]) for item in items], weights
+
+
+def _summary(differences: Sequence[float], weights: Sequence[float] | None) -> dict[str, Any]:
+    estimate, low, high = map(rounded, stats.mean_interval(differences, weights))
+    return {
+        "difference": estimate,
+        "low": low,
+        "high": high,
+        "items": len(differences),
+        "sd": rounded(stats.spread(differences, weights)),
+        "changed": sum(map(bool, differences)),
+    }
 
 
 def by_seed(cells: Sequence[CellValues]) -> dict[str, float]:

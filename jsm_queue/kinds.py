@@ -134,14 +134,14 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "prepare": Kind(1, PrepareParams, ("train", "validation", "test", "bench", "data_report")),
+    "prepare": Kind(2, PrepareParams, ("train", "validation", "test", "bench", "data_report")),
     "train": Kind(1, TrainParams, ("adapter_config", "adapter_model", "training_log"), gpu=True),
-    "score": Kind(1, ScoreParams, (), gpu=True),
+    "score": Kind(2, ScoreParams, (), gpu=True),
     "convert": Kind(1, ConvertParams, ("gguf",)),
-    "parity": Kind(1, ParityParams, (), gpu=True),
+    "parity": Kind(2, ParityParams, (), gpu=True),
     "answer": Kind(1, AnswerParams, ("answers",), gpu=True),
-    "latency": Kind(1, LatencyParams, (), gpu=True),
-    "judge": Kind(1, JudgeParams, ()),
+    "latency": Kind(2, LatencyParams, (), gpu=True),
+    "judge": Kind(2, JudgeParams, ()),
 }
 
 ROLE_FILES: dict[str, str] = {

@@ -145,7 +145,7 @@ def chosen_n(spec: StudySpec, decisions: Mapping[str, Mapping[str, Any]]) -> int
 
 
 def _scale(study: Study) -> list[Wanted]:
-    """Validation NLL of every cell; after the verdict also the test set's, which is read once."""
+    """Validation NLL of every cell; after the verdict also the test set's."""
     scale = study.spec.stages.scale
     assert scale is not None
     base = study.spec.base(scale.base)

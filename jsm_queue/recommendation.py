@@ -18,10 +18,12 @@ def recommend(
     verdicts: Mapping[str, Verdict],
     timings: Mapping[str, Sequence[float]],
     sizes: Mapping[str, float],
+    failed: Mapping[tuple[str, str], Sequence[str]],
 ) -> dict[str, Any]:
     """What to deploy, in one sentence, with what it rests on and what to keep in mind.
 
-    `timings`: cell label → seconds of each timed question; `sizes`: cell label → bytes of its GGUF file.
+    `timings`: cell label → seconds of each timed question; `sizes`: cell label → bytes of its GGUF file;
+    `failed`: (stage, cell label or "") → the kinds of job that ended there without a result.
     The spec's limits act here and nowhere else. Among what fits: the smallest equivalent format of the best
     base; where no equivalent format fits, the highest score.
     """
@@ -33,7 +35,7 @@ def recommend(
         if why
     ]
     chosen = _choice([option for option, why in zip(options, reasons, strict=True) if not why])
-    caveats = _caveats(spec, verdicts, chosen)
+    caveats = _caveats(spec, verdicts, chosen, failed)
     rests_on = [
         f"{stage}: {wording.headline(stage, verdicts[stage].decision, verdicts[stage].evidence)}"
         for stage in ("scale", "bases", "quantization")
@@ -110,16 +112,31 @@ def _sentence(chosen: Mapping[str, Any]) -> str:
     return f"Deploy {model}: {', '.join(words)}."
 
 
-def _caveats(spec: StudySpec, verdicts: Mapping[str, Verdict], chosen: Mapping[str, Any] | None) -> list[str]:
+def _caveats(
+    spec: StudySpec,
+    verdicts: Mapping[str, Verdict],
+    chosen: Mapping[str, Any] | None,
+    failed: Mapping[tuple[str, str], Sequence[str]],
+) -> list[str]:
     """What a careful reader would want to know before deploying, most important first."""
     found: list[str] = []
     for stage, verdict in verdicts.items():
         found += _stage_caveats(stage, verdict.decision, verdict.evidence)
     if chosen:
         found += _choice_caveats(spec, chosen)
-    missing = sorted({cell or f"{stage} as a whole" for stage, v in verdicts.items() for cell in v.decision["missing"]})
+    missing = sorted(
+        {
+            wording.place(cell or f"{stage} as a whole", failed.get((stage, cell), ()))
+            for stage, verdict in verdicts.items()
+            for cell in verdict.decision["missing"]
+        }
+    )
     if missing:
         found.append("Not measured, because a job failed: " + ", ".join(missing) + ".")
+    if spec.data.bench is None and "bases" in verdicts:
+        found.append(
+            "No bench was given: the test questions chose base and format, so their scores flatter the choice."
+        )
     if spec.judge.kind == "key_facts":
         found.append("Judge: key facts, not calibrated on human labels.")
     return found
@@ -135,16 +152,24 @@ def _stage_caveats(stage: str, decision: Mapping[str, Any], evidence: Mapping[st
     if stage == "quantization" and decision["status"] != "failed":
         for row in evidence["bases"][0]["formats"]:
             if row["relation"] == "undecided":
-                needs = f"; about {wording.count(row['needs'])} questions would" if row["needs"] else ""
-                yield f"Whether {row['format']} is as good was not decided by these questions{needs}."
+                yield _undecided_format(row)
     for cell in decision.get("parity_failed", []):
         yield f"Parity failed: the GGUF of {cell} ({stage}) does not behave like the model it was made from."
 
 
+def _undecided_format(row: Mapping[str, Any]) -> str:
+    """What was seen of it, and what that cannot exclude."""
+    words = f"Whether {row['format']} is as good was not decided by these questions"
+    seen = row["difference"]
+    if "least" in seen:  # verdicts of rules version 1 have none
+        loss = -min(seen["low"], seen["least"])
+        words += f": {seen['changed']} of {seen['items']} differ, which allows a loss of {loss:.2f} points"
+    return words + (f"; about {wording.count(row['needs'])} questions would decide." if row["needs"] else ".")
+
+
 def _bases_caveats(decision: Mapping[str, Any], evidence: Mapping[str, Any]) -> Iterator[str]:
     if decision["bench_cannot_tell"]:
-        end = "right" if decision["bench_cannot_tell"] == "ceiling" else "wrong"
-        yield f"The bench cannot tell the bases apart: nearly all answers of at least two of them are {end}."
+        yield f"Stage bases is undecided: {wording.silence(decision)}."
     for pair in evidence["pairs"]:
         if pair["a"] in decision["chosen"] and pair["b"] not in decision["chosen"] and pair["relation"] == "undecided":
             needs = f"; about {wording.count(pair['needs'])} questions would decide" if pair["needs"] else ""
@@ -157,7 +182,7 @@ def _bases_caveats(decision: Mapping[str, Any], evidence: Mapping[str, Any]) -> 
 
 def _choice_caveats(spec: StudySpec, chosen: Mapping[str, Any]) -> Iterator[str]:
     if chosen["relation"] not in ("reference", "equivalent"):
-        yield f"No equivalent format fits the limits: {chosen['format']} is {chosen['relation']}."
+        yield f"No format that is shown equivalent fits the limits: {chosen['format']} is {chosen['relation']}."
     if chosen["changed"] == 0:
         share = stats.undetected_share(chosen["items"])
         yield (

@@ -32,12 +32,20 @@ class DataSpec(Part):
 
     source: str = Field(description="knowledge graph (.yaml) or question–answer pairs (.jsonl, .csv)")
     bench: str | None = Field(
-        default=None, description="bench questions (.yaml, .jsonl); without it the test questions serve"
+        default=None,
+        description="bench questions with key facts (.yaml, .jsonl, .csv); without it the test questions serve",
     )
     seed: int = Field(default=0, description="decides the split and which facts are never taught")
     validation: int = Field(default=60, ge=10, description="validation examples")
-    test_taught: int = Field(default=60, ge=1, description="test examples on taught facts in unseen wording")
-    test_unseen: int = Field(default=60, ge=1, description="test examples that share no fact with the training data")
+    test_taught: int = Field(
+        default=60, ge=1, description="of a graph: test examples on taught facts in unseen wording; of pairs: unused"
+    )
+    test_unseen: int = Field(
+        default=60,
+        ge=1,
+        description="of a graph: test examples that share no fact with the training data; of pairs: all test examples, "
+        "whose facts may be taught elsewhere",
+    )
     near_duplicate: float = Field(
         default=0.8, gt=0, le=1, description="character-bigram Jaccard from which a pair is a duplicate"
     )
@@ -93,7 +101,7 @@ class ScaleStage(Part):
     seeds: Seeds = [1, 2, 3]
     read_test: Literal["chosen", "all"] = Field(
         default="chosen",
-        description="after the verdict the test set is read for n* and the untrained base, or for every cell",
+        description="cells that are measured on the test set too, after the verdict: n* and the untrained base, or all",
     )
 
     @field_validator("sizes")

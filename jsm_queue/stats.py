@@ -8,8 +8,9 @@ of inside it.
 
 Percentile bootstrap: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), §13.3. With few
 examples its intervals are somewhat narrow (scores 0–3 of 24 questions: 92 % coverage measured instead of 95
-%), and where all examples agree it has no width at all; `undetected_share` says what such agreement cannot
-exclude. Intervals are 95 % each: they are not adjusted for the number of comparisons.
+%), and where all examples agree it has no width at all: it cannot see what never occurred. `least_mean`
+allows for that, and `undetected_share` puts it in words. Intervals are 95 % each: they are not adjusted for
+the number of comparisons.
 """
 
 import math
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 4000  # Monte Carlo error of an end: about a hundredth of the interval's width
+LIMIT_DRAWS = 20_000  # Monte Carlo error of `least_mean`: about a hundredth of its distance to the mean
 CONFIDENCE = 0.95
 POWER = 0.8
 _SEED = 20260318
@@ -64,9 +66,18 @@ def mean_interval(values: Values, weights: Values | None = None) -> Interval:
     return Interval(float(top.sum() / bottom.sum()), float(low), float(high))
 
 
-def paired_interval(first: Values, second: Values, weights: Values | None = None) -> Interval:
-    """The mean difference first − second over the same examples, resampled as pairs; see `mean_interval`."""
-    return mean_interval(np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64), weights)
+def least_mean(values: Values, lowest: float) -> float:
+    """The lower one-sided 95 % limit of the mean of values that may be as low as `lowest`, seen or not.
+
+    One more example is added, at `lowest`, and the mean is taken under random weights (the same exponential
+    distribution each, divided by their sum); the limit is its 5 % quantile. Of N equal values it is the rule
+    of three, of values that are right or wrong Clopper and Pearson's limit. Gaffke, "Three test statistics
+    for a nonparametric one-sided hypothesis on the mean of a nonnegative variable", Mathematical Methods of
+    Statistics 14 (2005); as a limit: Learned-Miller and Thomas, arXiv 1905.06208.
+    """
+    extended = np.append(np.asarray(values, dtype=np.float64), lowest)  # (N + 1,)
+    means = [draw @ extended / draw.sum(1) for draw in _make_weights(extended.size)]  # LIMIT_DRAWS in all
+    return float(np.quantile(np.concatenate(means), 1 - CONFIDENCE))
 
 
 def spread(values: Values, weights: Values | None = None) -> float:
@@ -82,18 +93,20 @@ def spread(values: Values, weights: Values | None = None) -> float:
     return float(np.std((top - top.sum() / bottom.sum() * bottom) / bottom.mean(), ddof=1))
 
 
-def needed(sd: float, distance: float) -> int | None:
+def needed(sd: float, distance: float, hidden: float = 0.0) -> int | None:
     """How many examples would decide, roughly: two significant digits, rounded up; None where none would.
 
-    n = (z_(1−α/2) + z_power)² · sd² / distance², the normal approximation for a mean of paired differences
-    (Chow, Shao and Wang, "Sample Size Calculations in Clinical Research", §3.1). `sd`: of one example's
-    difference; `distance`: from the expected difference to the value that must be excluded. α = 5 % two-
-    sided, power 80 %.
+    The N at which z · sd / √N + hidden · 3 / N = distance, where z = z_(1−α/2) + z_power: the normal
+    approximation for a mean of paired differences (Chow, Shao and Wang, "Sample Size Calculations in Clinical
+    Research", §3.1), and the rule of three for what no example shows. `sd`: of one example's difference;
+    `distance`: from the expected difference to the value that must be excluded; `hidden`: what an outcome
+    that was never seen may cost. α = 5 % two-sided, power 80 %.
     """
-    if distance <= 0 or sd <= 0:
+    if distance <= 0 or (sd <= 0 and hidden <= 0):
         return None
     z = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2) + NormalDist().inv_cdf(POWER)
-    count = math.ceil((z * sd / distance) ** 2)
+    root = (z * sd + math.sqrt((z * sd) ** 2 + 12 * hidden * distance)) / (2 * distance)
+    count = math.ceil(round(root**2, 6))
     step = 10 ** max(0, len(str(count)) - 2)
     return -(-count // step) * step
 
@@ -126,11 +139,25 @@ def _cached_draws(count: int) -> list[NDArray[np.intp]]:
 def _make_draws(count: int) -> Iterator[NDArray[np.intp]]:
     """Which examples each resample takes: blocks (rows, count), RESAMPLES rows in all.
 
-    Made of the bit generator's raw stream, the only part of numpy's random numbers that is promised never to
-    change between versions. Scaling 32 bits to `count` favours no example by more than count / 2³².
+    Scaling 32 bits to `count` favours no example by more than count / 2³².
+    """
+    for raw in _raw(RESAMPLES, count):
+        yield ((raw >> np.uint64(32)) * np.uint64(count) >> np.uint64(32)).astype(np.intp)
+
+
+def _make_weights(count: int) -> Iterator[NDArray[np.float64]]:
+    """Exponentially distributed weights of `count` examples: blocks (rows, count), LIMIT_DRAWS rows in all."""
+    for raw in _raw(LIMIT_DRAWS, count):
+        yield -np.log(((raw >> np.uint64(11)) + np.uint64(1)) * 2.0**-53)
+
+
+def _raw(draws: int, count: int) -> Iterator[NDArray[np.uint64]]:
+    """Random 64-bit numbers: blocks (rows, count), `draws` rows in all.
+
+    The bit generator's raw stream is the only part of numpy's random numbers that is promised never to change
+    between versions.
     """
     bits = np.random.PCG64(_SEED)
     rows = max(1, _BLOCK // count)
-    for start in range(0, RESAMPLES, rows):
-        raw = bits.random_raw((min(rows, RESAMPLES - start), count)) >> np.uint64(32)
-        yield (raw * np.uint64(count) >> np.uint64(32)).astype(np.intp)
+    for start in range(0, draws, rows):
+        yield bits.random_raw((min(rows, draws - start), count))

@@ -1,7 +1,9 @@
 """What a stage decides from its cells' values. Pure: equal values in any order give equal bytes.
 
 A claim is made only where a 95 % interval over examples carries it; everything else is "undecided", with an
-estimate of how many examples would decide. How the intervals are made: `jsm_queue/stats.py`.
+estimate of how many examples would decide. Equivalence needs more: scores that never differed have an
+interval without width, so also the limit that allows for what no question showed must lie within the margin.
+How intervals and limits are made: `jsm_queue/stats.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +16,10 @@ from jsm_queue import stats
 from jsm_queue.comparison import (
     CellValues,
     Difference,
+    ScoreDifference,
     by_seed,
     compare,
+    compare_scores,
     fields,
     grouped,
     level,
@@ -23,8 +27,9 @@ from jsm_queue.comparison import (
     rounded,
     usable,
 )
+from jsm_queue.data.keyfacts import TOP_SCORE
 
-RULES_VERSION = 1
+RULES_VERSION = 2
 
 NLL_MARGIN = 0.02
 """How much worse, relative to the best NLL, still counts as not worse. A doubling of the data lowers the NLL
@@ -32,11 +37,12 @@ by 10–20 % while it pays; a tenth to a fifth of that is not worth training twi
 
 SCORE_MARGIN = 0.15
 """Points of 0–3 within which two scores are equivalent: 5 % of the scale, or one question in twenty answered
-rightly instead of wrongly."""
+rightly instead of wrongly. Where no question differs, 60 of them exclude more (3 · 3 / 60)."""
 
 CEILING = 2.8
 FLOOR = 0.2
-"""Where two bases' means are beyond one of these, nearly all are right (wrong): the bench cannot tell."""
+"""Where the means on both sides of the cut are beyond one of these, nearly all answers are right (wrong): the
+bench cannot tell who belongs on which side."""
 
 PRECISION = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
 """Formats from the most to the least precise; the first one present is the reference of stage 3."""
@@ -125,9 +131,10 @@ def _scale_reasons(
 def bases_verdict(cells: Sequence[CellValues], keep: int, missing: Sequence[str]) -> Verdict:
     """Bases ranked by mean judge score, with their pairwise relations; the `keep` best are chosen.
 
-    Of a pair, the higher is "better" where the paired interval excludes 0, both are "equivalent" where it
-    lies within ±`SCORE_MARGIN` (also where it excludes 0: such a difference does not matter). Decided: no
-    base that was left out is undecided against one that was chosen. Untrained cells are evidence only.
+    Of a pair, the higher is "better" where the paired interval excludes 0, both are "equivalent" where the
+    interval and its limits lie within ±`SCORE_MARGIN` (also where it excludes 0: such a difference does not
+    matter). Decided: no base that was left out is undecided against one that was chosen. Equal scores are
+    ranked by name: the test set breaks no tie, and untrained cells are evidence only.
     """
     good, lost = usable(cells)
     missing = sorted({*missing, *lost})
@@ -137,9 +144,9 @@ def bases_verdict(cells: Sequence[CellValues], keep: int, missing: Sequence[str]
     ranked = sorted((row for row in rows if row["score"]), key=_rank)
     pairs = [_pair(trained, a["base"], b["base"]) for a, b in combinations(ranked, 2)]
     chosen = [row["base"] for row in ranked[:keep]]
-    silent = _silent([row["score"]["estimate"] for row in ranked])
+    silent = _silent([row["score"]["estimate"] for row in ranked[max(keep - 1, 0) : keep + 1]])
     open_pairs = [p for p in pairs if p["a"] in chosen and p["b"] not in chosen and p["relation"] == "undecided"]
-    undecided = bool(open_pairs) or (silent is not None and len(ranked) > keep)
+    undecided = bool(open_pairs) or silent is not None
     decision = {
         "chosen": chosen,
         "ranking": [
@@ -176,30 +183,42 @@ def _base_row(base: str, trained: Sequence[CellValues], untrained: Sequence[Cell
     }
 
 
-def _rank(row: Mapping[str, Any]) -> tuple[float, float, str]:
-    bits = row["bits_per_byte"]
-    return -row["score"]["estimate"], float("inf") if bits is None else bits, row["base"]
+def _rank(row: Mapping[str, Any]) -> tuple[float, str]:
+    return -row["score"]["estimate"], row["base"]
 
 
 def _pair(trained: Mapping[str, Sequence[CellValues]], a: str, b: str) -> dict[str, Any]:
     """How `a`, ranked higher, relates to `b`."""
-    found = compare(trained[a], trained[b])
+    found = compare_scores(trained[a], trained[b])
     pair = {"a": a, "b": b, "needs": None} | fields(found)
     if found is None:
         return pair | {"relation": "undecided"}
-    if max(-found.low, found.high) <= SCORE_MARGIN:
+    if min(found.low, found.least) >= -SCORE_MARGIN and max(found.high, found.most) <= SCORE_MARGIN:
         return pair | {"relation": "equivalent"}
     if found.low > 0:
         return pair | {"relation": "better"}
-    reach = max(abs(found.difference), SCORE_MARGIN - abs(found.difference))
-    return pair | {"relation": "undecided", "needs": stats.needed(found.sd, reach)}
+    apart = abs(found.difference)
+    return pair | {"relation": "undecided", "needs": _needs(found, apart, SCORE_MARGIN - apart)}
+
+
+def _needs(found: ScoreDifference, apart: float, within: float) -> int | None:
+    """About how many questions would show a difference or equivalence, whichever takes fewer.
+
+    `apart`: points from the difference to 0; `within`: from the difference to the margin's end.
+    """
+    ways = [stats.needed(found.sd, apart), stats.needed(found.sd, within, hidden=TOP_SCORE)]
+    return min((count for count in ways if count), default=None)
 
 
 def _silent(scores: Sequence[float]) -> str | None:
-    """Why the bench cannot tell the bases apart: "ceiling" or "floor"; None when it may."""
-    if sum(score >= CEILING for score in scores) >= 2:
+    """Why the bench cannot tell the last base that is chosen from the first one left out: "ceiling" or
+    "floor"; None when it may, or when none is left out.
+    """
+    if len(scores) < 2:
+        return None
+    if min(scores) >= CEILING:
         return "ceiling"
-    return "floor" if sum(score <= FLOOR for score in scores) >= 2 else None
+    return "floor" if max(scores) <= FLOOR else None
 
 
 def _parity_failed(cells: Sequence[CellValues]) -> list[str]:
@@ -209,9 +228,9 @@ def _parity_failed(cells: Sequence[CellValues]) -> list[str]:
 def quantization_verdict(cells: Sequence[CellValues], missing: Sequence[str]) -> Verdict:
     """The smallest format that is equivalent to the most precise one present, of the base that scores best.
 
-    "equivalent": the lower end of the paired interval of format − reference is not below −`SCORE_MARGIN`
-    (non-inferiority). "worse": else, and its upper end is below 0. A smaller file that is undecided leaves
-    the choice standing but the verdict undecided.
+    "equivalent": neither the lower end of the paired interval of format − reference nor its lower limit is
+    below −`SCORE_MARGIN` (non-inferiority). "worse": else, and the interval's upper end is below 0. A smaller
+    file that is undecided leaves the choice standing but the verdict undecided.
     """
     good, lost = usable(cells)
     missing = sorted({*missing, *lost})
@@ -256,16 +275,15 @@ def _format_row(groups: Mapping[str, Sequence[CellValues]], fmt: str, reference:
     }
     if fmt == reference:
         return row | {"relation": "reference"}
-    found = compare(cells, groups[reference])
+    found = compare_scores(cells, groups[reference])
     row["difference"] = fields(found)
     if found is None:
         return row | {"relation": "undecided"}
-    if found.low >= -SCORE_MARGIN:
+    if min(found.low, found.least) >= -SCORE_MARGIN:
         return row | {"relation": "equivalent"}
     if found.high < 0:
         return row | {"relation": "worse"}
-    reach = max(SCORE_MARGIN + found.difference, -found.difference)
-    return row | {"relation": "undecided", "needs": stats.needed(found.sd, reach)}
+    return row | {"relation": "undecided", "needs": _needs(found, -found.difference, SCORE_MARGIN + found.difference)}
 
 
 def by_size(row: Mapping[str, Any]) -> tuple[float, int]:

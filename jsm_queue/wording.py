@@ -1,6 +1,6 @@
 """Verdicts in a few plain words: the same on the terminal, in the report and in the recommendation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Json = Mapping[str, Any]
@@ -35,6 +35,19 @@ def signed(value: Json, digits: int = 2) -> str:
     return f"{value['difference']:+.{digits}f} [{value['low']:+.{digits}f}, {value['high']:+.{digits}f}]"
 
 
+def place(cell: str, kinds: Sequence[str]) -> str:
+    """A cell with the kinds of job that are meant: "a n=250 seed=1 (parity)"."""
+    return f"{cell} ({', '.join(kinds)})" if kinds else cell
+
+
+def silence(decision: Json) -> str:
+    """Which bases a bench cannot tell apart, and why: the last one that was chosen and the first one left out."""
+    cut = len(decision["chosen"])
+    names = [row["base"] for row in decision["ranking"][cut - 1 : cut + 1]]
+    end = "right" if decision["bench_cannot_tell"] == "ceiling" else "wrong"
+    return f"the bench cannot tell {' from '.join(names)}: nearly all their answers are {end}"
+
+
 def headline(stage: str, decision: Json, evidence: Json) -> str:
     """One line: what the stage decided, or that it did not."""
     if decision["status"] == "failed":
@@ -60,8 +73,7 @@ def _bases(decision: Json, evidence: Json) -> str:
         return f"{first}, the only base measured"
     second = f"{ranking[1]['base']} {interval(ranking[1], key='score')}"
     if decision["bench_cannot_tell"]:
-        extreme = "right" if decision["bench_cannot_tell"] == "ceiling" else "wrong"
-        return f"{first}; undecided: nearly all answers are {extreme}, the bench cannot tell the bases apart"
+        return f"{first}; undecided: {silence(decision)}"
     pair = evidence["pairs"][0]
     link = {"better": "over", "equivalent": "≈", "undecided": "undecided against"}[pair["relation"]]
     return f"{first} {link} {second}" + _needs(pair)

@@ -17,7 +17,9 @@ from pydantic import (
 from jsm_queue.data.examples import reasons
 from jsm_queue.errors import DataError
 
-Id = Annotated[str, StringConstraints(pattern=r"^\S+$")]
+Id = Annotated[str, StringConstraints(pattern=r"^[^\s\p{Cc}]+$", max_length=50)]
+"""An example's id holds two of them, of a subject and of a relation type."""
+
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 
 

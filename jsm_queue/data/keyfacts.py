@@ -1,16 +1,41 @@
-"""The judge that needs no model: which key facts does an answer state?"""
+"""The judge that needs no model: which key facts does an answer state?
 
-from jsm_queue.data.text import normalize, normalize_with_origins
+It compares characters and understands nothing: a key fact that an answer denies counts as stated.
+"""
+
+import re
+from collections.abc import Sequence
+
+from jsm_queue.data.examples import Example
+from jsm_queue.data.text import normalize_with_origins
 from jsm_queue.errors import DataError
 
 TOP_SCORE = 3.0
 """The judge's scale is 0–3."""
 
+NAMED = 5  # ids that an error lists
+
+_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+_NO_DIGIT_BEFORE = r"(?<![0-9])(?<![0-9][.,])"
+_NO_DIGIT_AFTER = r"(?![.,]?[0-9])"
+
+
+def require_key_facts(examples: Sequence[Example], what: str, fix: str) -> None:
+    """Raises DataError that names the examples without key facts; `what` are they."""
+    without = [example.id for example in examples if not example.key_facts]
+    if without:
+        names = ", ".join(without[:NAMED]) + (", …" if len(without) > NAMED else "")
+        raise DataError(f"{len(without)} of the {len(examples)} {what} have no key facts to be judged by: {names}", fix)
+
 
 def found_key_facts(answer: str, key_facts: list[list[str]]) -> list[bool]:
-    """For each key fact: does the answer hold one of its spellings, both in the form of `text.normalize`?"""
-    text = normalize(answer)
-    return [any(_in(normalize(spelling), text) for spelling in spellings) for spellings in key_facts]
+    """For each key fact: does the answer hold one of its spellings?
+
+    Both are compared in the form of `text.normalize`, without thousands separators. A number is found only
+    whole: "3回" is not in "13回", nor "5m" in "0.5m".
+    """
+    text, _ = _searchable(answer)
+    return [any(_place(spelling, text) for spelling in spellings) for spellings in key_facts]
 
 
 def key_fact_score(answer: str, key_facts: list[list[str]]) -> float:
@@ -27,21 +52,33 @@ def key_fact_spans(answer: str, key_facts: list[list[str]]) -> list[tuple[int, i
     Of each key fact the first place counts (the longest spelling there), because what follows it only
     repeats it.
     """
-    text, origins = normalize_with_origins(answer)
-    places = [_first_place(text, [normalize(spelling) for spelling in spellings]) for spellings in key_facts]
+    text, origins = _searchable(answer)
+    places = [_first_place(text, spellings) for spellings in key_facts]
     return _merged([(origins[start][0], origins[end - 1][1]) for start, end in filter(None, places)])
 
 
-def _in(spelling: str, text: str) -> bool:
-    return spelling != "" and spelling in text
+def _searchable(text: str) -> tuple[str, list[tuple[int, int]]]:
+    """The text in the form in which it is searched, and of each character the span of `text` it comes from."""
+    folded, origins = normalize_with_origins(text)
+    separators = {match.start() for match in _THOUSANDS.finditer(folded)}
+    kept = [index for index in range(len(folded)) if index not in separators]
+    return "".join(folded[index] for index in kept), [origins[index] for index in kept]
+
+
+def _place(spelling: str, text: str) -> tuple[int, int] | None:
+    """The first place (start, end) of a spelling in a searchable text."""
+    wanted, _ = _searchable(spelling)
+    if not wanted:
+        return None
+    before = _NO_DIGIT_BEFORE if wanted[0].isdigit() else ""
+    after = _NO_DIGIT_AFTER if wanted[-1].isdigit() else ""
+    found = re.search(before + re.escape(wanted) + after, text)
+    return found.span() if found else None
 
 
 def _first_place(text: str, spellings: list[str]) -> tuple[int, int] | None:
-    places = [(text.find(spelling), len(spelling)) for spelling in spellings if _in(spelling, text)]
-    if not places:
-        return None
-    start, length = min(places, key=lambda place: (place[0], -place[1]))
-    return start, start + length
+    places = [place for spelling in spellings if (place := _place(spelling, text))]
+    return min(places, key=lambda place: (place[0], -place[1]), default=None)
 
 
 def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 class PrepareOptions:
     """The defaults are those of a spec's `data`.
 
-    `validation`, `test_taught`, `test_unseen`: numbers of examples (question–answer pairs of a user are all
-    unseen: `test_taught` does not concern them). `near_duplicate`: character-bigram Jaccard from which two
-    questions are near duplicates. `max_answer_chars`: longer answers are listed.
+    `validation`, `test_taught`, `test_unseen`: numbers of examples (of a user's question–answer pairs,
+    `test_unseen` are held out as the test, and `test_taught` does not concern them). `near_duplicate`:
+    character-bigram Jaccard from which two questions are near duplicates. `max_answer_chars`: longer answers
+    are listed.
     """
 
     seed: int = 0

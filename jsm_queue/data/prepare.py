@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from jsm_queue.canonical import canonical_json
-from jsm_queue.data.examples import Example, write_examples, write_whole
+from jsm_queue.data.examples import Example, write_examples
 from jsm_queue.data.graph import Graph, facts
+from jsm_queue.data.keyfacts import require_key_facts
 from jsm_queue.data.leakage import Drop, drop_leaks, drop_unusable
 from jsm_queue.data.oddities import oddities, unsupported_numbers, witnesses
 from jsm_queue.data.options import PrepareOptions
@@ -16,6 +17,7 @@ from jsm_queue.data.readers import Pairs
 from jsm_queue.data.split import split_pairs
 from jsm_queue.data.templates import Split, split_graph
 from jsm_queue.errors import DataError
+from jsm_queue.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,11 @@ def prepare(source: Graph | Pairs, bench: list[Example], options: PrepareOptions
 
     With an empty bench the test questions serve as bench.
     Raises DataError when the corpus is too small, contradicts the bench, or loses a taught fact to near
-    duplicates.
+    duplicates, and when a question that will be judged has no key facts.
     """
     split, drops = _split(source, bench, options)
     bench, unusable = drop_unusable(bench, "bench")
+    _require_judgeable(bench, split.test)
     held_out = {"validation": split.validation, "test": split.test} | ({"bench": bench} if bench else {})
     train, leaks = drop_leaks(split.train, held_out, _names(source), options.near_duplicate)
     if isinstance(source, Graph):
@@ -70,6 +73,15 @@ def _split(source: Graph | Pairs, bench: list[Example], options: PrepareOptions)
 
 def _names(source: Graph | Pairs) -> list[str]:
     return [entity.name for entity in source.entities] if isinstance(source, Graph) else []
+
+
+def _require_judgeable(bench: list[Example], test: list[Example]) -> None:
+    """Refuses questions that the judge could not score, before anything is trained for them."""
+    if bench:
+        require_key_facts(bench, "bench questions", "Add key_facts to them")
+    else:
+        fix = "Add key_facts to every pair, or give a bench whose questions have them (data.bench)"
+        require_key_facts(test, "test questions, which serve as the bench,", fix)
 
 
 def _require_taught(train: list[Example], held_out: dict[str, list[Example]]) -> None:

@@ -3,18 +3,33 @@
 import csv
 import io
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from jsm_queue.canonical import content_hash
 from jsm_queue.data.examples import Example, Stratum, numbered_lines, read_text, reasons
 from jsm_queue.data.graph import Graph, parse_graph, triple_text
 from jsm_queue.errors import DataError
+
+MAX_ID = 120
+"""Characters: a record's item has 200, and timings write a cell's label before the id."""
+
+
+def _usable_id(value: str) -> str:
+    if len(value) > MAX_ID:
+        raise ValueError(f"longer than {MAX_ID} characters")
+    if any(unicodedata.category(character) == "Cc" for character in value):
+        raise ValueError("holds a control character")
+    return value
+
+
+Id = Annotated[str, AfterValidator(_usable_id)]
 
 
 @dataclass(frozen=True)
@@ -32,7 +47,7 @@ class _Row(BaseModel):
 
     question: str
     answer: str
-    id: str = ""
+    id: Id = ""
     category: str = ""
     key_facts: list[list[str]] = []
 
@@ -58,7 +73,7 @@ class _Question(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    id: Annotated[str, Field(min_length=1)]
+    id: Annotated[Id, Field(min_length=1)]
     question: Annotated[str, Field(min_length=1)]
     reference: Annotated[str, Field(min_length=1)]
     category: str = ""
@@ -146,7 +161,10 @@ def _pair_example(file: str, number: int, value: Mapping[str, Any]) -> Example:
     try:
         row = _Row.model_validate(value)
     except ValidationError as error:
-        raise DataError(f"{file}, line {number}: {reasons(error)}", "Each pair needs question and answer") from error
+        raise DataError(
+            f"{file}, line {number}: {reasons(error)}",
+            f"Each pair needs question and answer; an id has at most {MAX_ID} characters, on one line",
+        ) from error
     question, answer = row.question.strip(), row.answer.strip()
     return Example(
         id=row.id or content_hash([question, answer])[:12],

@@ -11,10 +11,10 @@ def split_pairs(pairs: list[Example], options: PrepareOptions) -> Split:
     """A seeded split, stratified by category: `options.validation`, then `options.test_unseen`, the rest
     for training.
 
-    All held-out examples are of the stratum "unseen": nothing tells which facts two pairs share, a pair is
-    in one split only, and whatever resembles a held-out pair is dropped from training later. So what the
-    test measures is at most the answering of questions that were not taught; "taught" would claim a fact
-    that we have not checked. Raises DataError unless at least half of the pairs remain for training.
+    They are of no stratum: nothing tells which facts two pairs share. A pair is in one split only, and
+    whatever resembles a held-out pair is dropped from training later, but another pair may teach its fact in
+    other words ("taught") or not ("unseen"), and either word would claim what nobody has checked. Raises
+    DataError unless at least half of the pairs remain for training.
     """
     held_out = options.validation + options.test_unseen
     if held_out * 2 > len(pairs):
@@ -23,9 +23,8 @@ def split_pairs(pairs: list[Example], options: PrepareOptions) -> Split:
             f"Bring at least {2 * held_out} pairs, or lower data.validation and data.test_unseen",
         )
     order = stratified(pairs, options.seed, lambda pair: pair.id, lambda pair: pair.group)
-    unseen = [pair.model_copy(update={"stratum": "unseen"}) for pair in order[:held_out]]
     return Split(
         train=sorted(order[held_out:], key=lambda pair: pair.id),
-        validation=unseen[: options.validation],
-        test=unseen[options.validation :],
+        validation=order[: options.validation],
+        test=order[options.validation : held_out],
     )

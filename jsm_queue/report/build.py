@@ -14,13 +14,25 @@ from jsm_queue.verdicts import RULES_VERSION, Verdict
 
 Model = TypeVar("Model", d.Figure, d.Gap)
 
+LOSSES = {
+    "train.dropped": "Examples longer than training.max_length, left out of training",
+    "score.dropped": "Examples longer than training.max_length, without an NLL",
+    "answer.truncated": "Answers cut at decoding.max_new_tokens or at the context's end",
+    "convert.fallback_tensors": "Matrices that could not have the format's own type, and have a larger one",
+}
+"""What a job may lose without failing: the metric that counts it, and how a caveat names it."""
+
+LISTED = 6
+"""Cells that such a caveat names."""
+
 
 class Timed(NamedTuple):
-    """All timed answers of one cell: seconds, seconds to the first token, tokens a second."""
+    """All timed answers of one cell: seconds, seconds to the first token, tokens a second; and what computed them."""
 
     seconds: list[float]
     first_token: list[float]
     rate: list[float]
+    device: str = ""
 
 
 class CellKey(NamedTuple):
@@ -36,12 +48,14 @@ class Measured:
 
     `strata`: (measure, stratum) → the cells of stage `scale`, where measure is "nll", "key_nll" or "score"
     and stratum "validation", "taught", "unseen" or "". `metrics`: a cell's metrics as `<kind>.<name>`, and
-    `bits_per_byte`.
+    `bits_per_byte`. `losses`: metric of LOSSES → cell label → how many. `failed`: the kinds of job that ended
+    without a result, by cell; of a stage as a whole the label is "".
     """
 
     spec: StudySpec
     study: d.StudyFacts
     data: d.DataSummary = field(default_factory=d.DataSummary)
+    data_report: d.DataReport | None = None
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     rules_versions: Mapping[str, int] = field(default_factory=dict)
     strata: Mapping[tuple[str, str], Sequence[CellValues]] = field(default_factory=dict)
@@ -50,7 +64,8 @@ class Measured:
     hardware: str = ""
     facts: Mapping[str, BaseFacts] = field(default_factory=dict)
     examples: Sequence[d.ExampleQuestion] = ()
-    missing: Sequence[CellKey] = ()
+    losses: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    failed: Mapping[CellKey, Sequence[str]] = field(default_factory=dict)
 
 
 def build(measured: Measured) -> d.ReportData:
@@ -59,6 +74,7 @@ def build(measured: Measured) -> d.ReportData:
     return d.ReportData(
         study=measured.study,
         data=measured.data,
+        data_report=measured.data_report,
         recommendation=advice,
         verdicts=_verdicts(measured.verdicts, measured.rules_versions),
         sizes=_sizes(measured.strata),
@@ -68,11 +84,19 @@ def build(measured: Measured) -> d.ReportData:
         formats=_formats(measured, advice),
         examples=list(measured.examples),
         timings=[
-            d.TimingRow(stage=key.stage, cell=key.cell, hardware=measured.hardware, seconds=seconds(timed))
+            d.TimingRow(
+                stage=key.stage,
+                cell=key.cell,
+                hardware=", ".join(filter(None, [measured.hardware, timed.device])),
+                seconds=seconds(timed),
+            )
             for key, timed in sorted(measured.timings.items())
         ],
         parity_warnings=_parity_warnings(measured),
-        missing=[f"{stage}: {cell or 'the stage as a whole'}" for stage, cell in sorted(set(measured.missing))],
+        missing=[
+            f"{key.stage}: {wording.place(key.cell or 'the stage as a whole', kinds)}"
+            for key, kinds in sorted(measured.failed.items())
+        ],
         not_claimed=_not_claimed(measured),
     )
 
@@ -97,10 +121,22 @@ def _recommendation(measured: Measured) -> d.Recommendation:
         for key, values in measured.metrics.items()
         if key.stage == stage and "convert.bytes" in values
     }
-    found = recommendation.recommend(measured.spec, measured.verdicts, timings, sizes)
+    failed = {(key.stage, key.cell): kinds for key, kinds in measured.failed.items()}
+    found = recommendation.recommend(measured.spec, measured.verdicts, timings, sizes, failed)
+    found["caveats"] += _loss_caveats(measured.losses)
     if not measured.verdicts:
         found["sentence"] = "No recommendation yet: no stage has ended."
     return d.Recommendation.model_validate(found)
+
+
+def _loss_caveats(losses: Mapping[str, Mapping[str, int]]) -> list[str]:
+    lines = []
+    for name, words in LOSSES.items():
+        cells = [f"{cell} ({wording.count(count)})" for cell, count in sorted(losses.get(name, {}).items())]
+        more = [f"{len(cells) - LISTED} more"] if len(cells) > LISTED else []
+        if cells:
+            lines.append(f"{words}: {', '.join(cells[:LISTED] + more)}.")
+    return lines
 
 
 def _verdicts(verdicts: Mapping[str, Verdict], rules: Mapping[str, int]) -> list[d.StageVerdict]:
@@ -203,6 +239,7 @@ def _formats(measured: Measured, advice: d.Recommendation) -> list[d.FormatRow]:
 
 def _format_row(measured: Measured, base: str, row: Mapping[str, Any], recommended: bool) -> d.FormatRow:
     keys = [CellKey("quantization", cell) for cell in row["cells"]]
+    prompts = _metric(measured, keys, "parity.prompts")
     return d.FormatRow(
         base=base,
         format=row["format"],
@@ -213,6 +250,7 @@ def _format_row(measured: Measured, base: str, row: Mapping[str, Any], recommend
         bytes=_metric(measured, keys, "convert.bytes"),
         kl=_metric(measured, keys, "parity.kl"),
         agree=_metric(measured, keys, "parity.agree"),
+        prompts=None if prompts is None else round(prompts),
         seconds=_timed(measured, keys),
         recommended=recommended,
     )
@@ -244,8 +282,14 @@ def _not_claimed(measured: Measured) -> list[str]:
     if measured.spec.judge.kind == "key_facts":
         lines.insert(
             0,
-            "The judge looks for key facts in the answer. It is not calibrated on human labels, sees no style, and "
-            "does not punish wrong statements beside a right one.",
+            "The judge looks for key facts in the answer. It is not calibrated on human labels, sees no style, does "
+            "not punish wrong statements beside a right one, and does not understand negation: an answer that denies "
+            "a key fact (…ではありません) counts as stating it.",
+        )
+    if any(stratum == "" for _, stratum in measured.strata):
+        lines.append(
+            "The test questions are held-out pairs; whether their facts are taught elsewhere in the training data is "
+            "not known, so what was learned and what was generalized cannot be told apart."
         )
     unseen = [row for row in _learning(measured) if row.stratum == "unseen" and row.measure != "nll"]
     if unseen and not any(row.shown_better for row in unseen):

@@ -26,7 +26,10 @@ class Figure(Part):
 
 
 class Gap(Part):
-    """A paired difference over `items` examples with its 95 % interval; `changed` of them differ at all."""
+    """A paired difference over `items` examples with its 95 % interval; `changed` of them differ at all.
+
+    `least`, `most`: of scores that were compared for equivalence, the limits that allow for what was not seen.
+    """
 
     difference: float
     low: float
@@ -34,6 +37,8 @@ class Gap(Part):
     items: int
     sd: float = 0.0
     changed: int = 0
+    least: float | None = None
+    most: float | None = None
 
     @property
     def excludes_zero(self) -> bool:
@@ -68,14 +73,31 @@ class StudyFacts(Part):
 
 
 class DataSummary(Part):
-    """How many examples; None where it is not known."""
+    """How many examples; None where it is not known. `test`: in all its strata."""
 
     train: int | None = None
     validation: int | None = None
+    test: int | None = None
     test_taught: int | None = None
     test_unseen: int | None = None
     bench: int | None = None
     dropped: int | None = None
+
+
+class Finding(Part):
+    """Something that `prepare` found `count` times in the data, with the first few places."""
+
+    what: str
+    count: int
+    examples: list[str]
+
+
+class DataReport(Part):
+    """What `prepare` did with the data: left out (`dropped`), or kept and listed for a person to look at (`odd`)."""
+
+    dropped: list[Finding] = []
+    odd: list[Finding] = []
+    ignored_columns: list[str] = []
 
 
 class SizeRow(Part):
@@ -147,6 +169,7 @@ class FormatRow(Part):
     bytes: float | None = None
     kl: float | None = Field(None, description="to F16, nats a token")
     agree: float | None = Field(None, description="share of positions with F16's most likely token")
+    prompts: int | None = Field(None, description="questions with their answers, by cell, that both rest on")
     seconds: Seconds | None = None
     recommended: bool = False
 
@@ -193,9 +216,10 @@ class Recommendation(Part):
 
 
 class Answer(Part):
-    """One cell's answer to an example question."""
+    """One cell's answer to an example question, given by its GGUF in `format`."""
 
     cell: str
+    format: str
     text: str
     score: float | None = None
     found: list[str] = []
@@ -228,6 +252,7 @@ class ReportData(Part):
     version: int = REPORT_VERSION
     study: StudyFacts
     data: DataSummary = DataSummary()
+    data_report: DataReport | None = None
     recommendation: Recommendation
     verdicts: list[StageVerdict] = []
     sizes: list[SizeRow] = []
@@ -244,8 +269,3 @@ class ReportData(Part):
     def verdict(self, stage: str) -> StageVerdict | None:
         """A stage's verdict, None while there is none."""
         return next((verdict for verdict in self.verdicts if verdict.stage == stage), None)
-
-
-def report_json(report: ReportData) -> str:
-    """`report.json`: indented, UTF-8 text, the same for the same report."""
-    return report.model_dump_json(indent=2) + "\n"

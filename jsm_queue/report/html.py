@@ -41,7 +41,12 @@ def render_html(report: ReportData) -> str:
     }
     page = env.get_template("template.html")
     return page.render(
-        r=report, charts=_charts(report), questions=QUESTIONS, answers_of=_answers_of(report), sure=_sure(report)
+        r=report,
+        charts=_charts(report),
+        questions=QUESTIONS,
+        answers_of=_answers_of(report),
+        prompts=_prompts(report),
+        sure=_sure(report),
     )
 
 
@@ -73,6 +78,11 @@ def _sure(report: ReportData) -> str:
         return "nothing to recommend"
     decided = sum(verdict.status == "decided" for verdict in report.verdicts)
     return f"{decided} of {len(report.verdicts)} verdicts decided"
+
+
+def _prompts(report: ReportData) -> str:
+    """How many prompts the divergences of the formats rest on."""
+    return " or ".join(str(count) for count in sorted({row.prompts for row in report.formats if row.prompts}))
 
 
 def _answers_of(report: ReportData) -> str:
@@ -139,7 +149,7 @@ def _scale_details(verdict: StageVerdict) -> list[str]:
 def _learned(learning: list[Learning]) -> list[str]:
     """Whether the judge saw facts learned, by stratum."""
     return [
-        f"{row.stratum or 'test'} facts {row.gap.difference:+.2f} points"
+        f"{f'{row.stratum} facts' if row.stratum else 'test questions'} {row.gap.difference:+.2f} points"
         + (" over untrained" if row.shown_better else ": no gain shown")
         for row in learning
         if row.measure == "score"

@@ -10,16 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from jsm_queue.data.chat_templates import TEMPLATES
 from jsm_queue.errors import ModelError
-from workers.engine.prompts import (
-    IGNORED,
-    ChatTemplate,
-    Encoded,
-    chat_template,
-    conversation,
-    encode,
-    encode_prompt,
-    prompt_text,
-)
+from workers.engine.prompts import ChatTemplate, Encoded, chat_template, conversation, encode, prompt_text
 
 CHATML = TEMPLATES["chatml"]
 LLAMA3 = (
@@ -66,13 +57,8 @@ def letters(
 def show(tokenizer: PreTrainedTokenizerFast, example: Encoded) -> str:
     """The tokens that carry no loss, "‖", then those that do, each followed by "·" where it is a special one."""
     tokens = tokenizer.convert_ids_to_tokens(example.ids)
-    for token, label, i in zip(tokens, example.labels, example.ids, strict=True):
-        assert label in (IGNORED, i), token
-    loss = [label != IGNORED for label in example.labels]
-    assert loss == sorted(loss), "loss is at the end, in one piece"
     marked = [f"{token}·" if token in SPECIAL else token for token in tokens]
-    first = loss.index(True)
-    return "".join(marked[:first]) + "‖" + "".join(marked[first:])
+    return "".join(marked[: example.first]) + "‖" + "".join(marked[example.first :])
 
 
 def golden(tokenizer: PreTrainedTokenizerFast, system: str | None = None, answer: str = "an answer.") -> str:
@@ -93,14 +79,11 @@ def test_llama3_writes_bos_once_though_tokenizer_adds_it_too(adds_bos: bool):
     tokenizer = letters(LLAMA3, adds_bos=adds_bos)
     prompt = "<s>·<|start|>·user<|end|>·\n\nwhat?<|eot|>·<|start|>·assistant<|end|>·\n\n"
     assert golden(tokenizer) == prompt + "‖an answer.<|eot|>·"
-    ids = encode_prompt(tokenizer, chat_template(tokenizer), "what?", None)
-    assert "".join(tokenizer.convert_ids_to_tokens(ids)) == prompt.replace("·", "")
 
 
 def test_bos_of_the_tokenizer_is_kept_where_the_template_writes_none():
     tokenizer = letters(CHATML, eos="<|im_end|>", adds_bos=True)
     assert golden(tokenizer).startswith("<s>·<|im_start|>·user")
-    assert encode_prompt(tokenizer, chat_template(tokenizer), "what?", None)[:2] == [0, 5]
 
 
 def test_template_that_strips_the_answer():
@@ -121,8 +104,8 @@ def test_end_token_carries_loss_where_pad_is_eos(template: str):
     end = {CHATML: "<|im_end|>", REFUSING: "</s>"}.get(template, "<|eot|>")
     tokenizer = letters(template, eos=end, pad=end)
     encoded = encode(tokenizer, chat_template(tokenizer), "what?", "an answer.", None)
-    assert encoded.labels[-1] == encoded.ids[-1] == tokenizer.pad_token_id
-    assert encoded.labels.count(encoded.ids[-1]) == 1
+    assert encoded.ids[-1] == tokenizer.pad_token_id
+    assert encoded.ids[encoded.first :].count(encoded.ids[-1]) == 1
 
 
 def test_answer_equal_to_the_question_is_found_at_its_own_place():

@@ -95,7 +95,7 @@ def strata() -> dict[tuple[str, str], list[CellValues]]:
     return found
 
 
-BENCH = [f"b{i:02d}" for i in range(24)]
+BENCH = [f"b{i:02d}" for i in range(72)]
 
 
 def bases_cells() -> list[CellValues]:
@@ -125,11 +125,25 @@ def example(text: str = "") -> d.ExampleQuestion:
     wrong = "床止めは、河川の水位を観測するための施設です。"
     right = text or "床止めは、河床の洗掘を防いで河道の勾配を安定させるために設ける施設です。"
     answers = [
-        d.Answer(cell="river-qwen2 untrained", text="。、、の", score=0.0, missing=["河床", "勾配"]),
-        d.Answer(cell="river-qwen2 n=1000 seed=1", text=right, score=3.0, found=["河床", "勾配"]),
-        d.Answer(cell="river-llama n=1000 seed=1", text=wrong, score=0.0, missing=["河床", "勾配"]),
-        d.Answer(cell="smollm2-135m untrained", text="The floor stop is " * 12, score=0.0, missing=["河床"], cut=True),
-        d.Answer(cell="river-qwen2 n=1000 seed=1 Q4_K_M", text=right, score=1.5, found=["河床"], missing=["勾配"]),
+        d.Answer(cell="river-qwen2 untrained", format="Q8_0", text="。、、の", score=0.0, missing=["河床", "勾配"]),
+        d.Answer(cell="river-qwen2 n=1000 seed=1", format="Q8_0", text=right, score=3.0, found=["河床", "勾配"]),
+        d.Answer(cell="river-llama n=1000 seed=1", format="Q8_0", text=wrong, score=0.0, missing=["河床", "勾配"]),
+        d.Answer(
+            cell="smollm2-135m untrained",
+            format="Q8_0",
+            text="The floor stop is " * 12,
+            score=0.0,
+            missing=["河床"],
+            cut=True,
+        ),
+        d.Answer(
+            cell="river-qwen2 n=1000 seed=1 Q4_K_M",
+            format="Q4_K_M",
+            text=right,
+            score=1.5,
+            found=["河床"],
+            missing=["勾配"],
+        ),
     ]
     return d.ExampleQuestion(
         question="床止めは何のために設けられますか。",
@@ -152,7 +166,7 @@ def measured(**changes: Any) -> Measured:
     for c in format_cells():
         metrics[CellKey("quantization", c.cell)] = {
             "convert.bytes": c.metrics["bytes"], "parity.kl": c.metrics["kl"], "parity.agree": 1 - c.metrics["kl"],
-            "parity.ok": 1.0,
+            "parity.ok": 1.0, "parity.prompts": 4.0,
         }  # fmt: skip
     times = {"F16": 0.42, "Q8_0": 0.31, "Q5_K_M": 0.27, "Q4_K_M": 0.25}
     timings = {CellKey("quantization", label("river-qwen2", 1000, 1, f)): timed(t) for f, t in times.items()}
@@ -166,7 +180,7 @@ def measured(**changes: Any) -> Measured:
             busy_seconds=492.0, hardware=["CPU, 2 cores"], versions={"torch": "2.13.0", "llama_cpp_python": "0.3.36"},
             training={"r": 16, "alpha": 32.0, "lr": 0.001, "epochs": 12, "batch": 16},
         ),
-        "data": d.DataSummary(train=1180, validation=60, test_taught=60, test_unseen=60, bench=24, dropped=17),
+        "data": d.DataSummary(train=1180, validation=60, test_taught=60, test_unseen=60, bench=72, dropped=17),
         "verdicts": verdicts,
         "strata": cells,
         "metrics": metrics,
@@ -213,7 +227,7 @@ def html(report: d.ReportData) -> str:
 
 class TestData:
     def test_it_is_the_json_report(self, report: d.ReportData):
-        text = d.report_json(report)
+        text = report.model_dump_json()
         assert d.ReportData.model_validate_json(text) == report
         assert "床止め" in text
 
@@ -243,16 +257,43 @@ class TestData:
 
     def test_what_failed_is_named(self):
         metrics = {CellKey("bases", "river-llama n=1000 seed=1"): {"parity.ok": 0.0, "parity.agree": 0.42}}
-        report = build(measured(metrics=metrics, missing=[CellKey("scale", "river-qwen2 n=125 seed=1")]))
+        failed = {CellKey("scale", "river-qwen2 n=125 seed=1"): ["parity"], CellKey("bases", ""): ["latency"]}
+        report = build(measured(metrics=metrics, failed=failed))
         assert "river-llama n=1000 seed=1 (bases) failed" in report.parity_warnings[0]
         assert "42%" in report.parity_warnings[0]
-        assert report.missing == ["scale: river-qwen2 n=125 seed=1"]
+        assert report.missing == [
+            "bases: the stage as a whole (latency)",
+            "scale: river-qwen2 n=125 seed=1 (parity)",
+        ]
         page = Page(render_html(report))
         assert "river-qwen2 n=125 seed=1" in page.text and "failed the parity check" in page.text
 
+    def test_what_was_lost_without_failing_is_a_caveat(self):
+        losses = {
+            "train.dropped": {f"river-qwen2 n={n} seed=1": n for n in range(125, 132)},
+            "score.dropped": {},
+            "answer.truncated": {"smollm2-135m untrained": 9},
+        }
+        caveats = build(measured(losses=losses)).recommendation.caveats
+        assert "Answers cut at decoding.max_new_tokens or at the context's end: smollm2-135m untrained (9)." in caveats
+        (line,) = [line for line in caveats if "left out of training" in line]
+        assert "river-qwen2 n=125 seed=1 (125), " in line and line.endswith("n=130 seed=1 (130), 1 more.")
+        assert not any("without an NLL" in line for line in caveats)
+
+    def test_the_judges_limits_are_told(self, report: d.ReportData):
+        assert "does not understand negation" in report.not_claimed[0]
+
+    def test_held_out_pairs_are_not_called_unseen(self):
+        pairs = {(measure, ""): cells for (measure, stratum), cells in strata().items() if stratum == "unseen"}
+        report = build(measured(strata=pairs))
+        assert any("whether their facts are taught elsewhere" in line for line in report.not_claimed)
+        text = Page(render_html(report)).text
+        assert "Held-out pairs: whether their facts are taught elsewhere is not known." in text
+        assert "test questions +" in text and "unseen facts" not in text and "shares no fact" not in text
+
     def test_the_same_measurements_in_another_order_give_the_same_bytes(self, report: d.ReportData):
         mixed = {key: cells[::-1] for key, cells in reversed(strata().items())}
-        assert d.report_json(build(measured(strata=mixed))) == d.report_json(report)
+        assert build(measured(strata=mixed)).model_dump_json() == report.model_dump_json()
 
 
 class TestPage:
@@ -276,6 +317,29 @@ class TestPage:
         for line in (*report.recommendation.caveats, *report.recommendation.rests_on, *report.not_claimed):
             assert line in text
         for expected in ("n* = 1 000", "河床の洗掘を防いで", "Reference: 床止め", "2 of 3 verdicts decided"):
+            assert expected in text
+
+    def test_answers_are_labelled_with_their_format_once(self, html: str):
+        text = Page(html).text
+        assert "river-qwen2 untrained · Q8_0" in text and "seed=1 Q4_K_M" in text and "Q4_K_M · Q4_K_M" not in text
+
+    def test_divergences_say_how_many_prompts_they_rest_on(self, html: str):
+        assert "over the answers to 4 test questions of each training" in Page(html).text
+
+    def test_what_was_found_in_the_data_is_shown(self):
+        found = d.DataReport(
+            dropped=[d.Finding(what="near-duplicate question", count=17, examples=["p1 (bench b2)"])],
+            odd=[d.Finding(what="over long answer", count=1, examples=["p9"])],
+            ignored_columns=["note"],
+        )
+        text = Page(render_html(build(measured(data_report=found)))).text
+        for expected in (
+            "near-duplicate question",
+            "17",
+            "p1 (bench b2)",
+            "over long answer",
+            "mean nothing here: note",
+        ):
             assert expected in text
 
     def test_texts_of_models_and_specs_are_escaped(self):

@@ -1,5 +1,6 @@
 """The report of a small study in a real store: planned by the planner, filled by hand, decided by the coordinator."""
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from sqlmodel import Session, select
 from jsm_queue import coordinator, lifecycle, planner
 from jsm_queue.artifacts import path_of
 from jsm_queue.data.examples import Example, write_examples
-from jsm_queue.kinds import BaseFacts
+from jsm_queue.kinds import KINDS, BaseFacts
 from jsm_queue.report import collect
 from jsm_queue.report.data import ReportData
 from jsm_queue.report.html import render_html
@@ -20,13 +21,13 @@ from jsm_queue.store import tables as t
 from jsm_queue.store.database import open_store, reading, writing
 from tests.unit.studies import inputs, sha, spec
 
-BENCH = sha("bench")
+BENCH, DATA_REPORT = sha("bench"), sha("report")
 QUESTIONS = [
     Example(
-        id=f"b{i}", question=f"床止め{i}は何ですか。", answer=f"施設{i}です。", key_facts=[["施設"]], stratum="taught",
-        category=("design", "survey", "hazards")[i % 3],
+        id=f"b{i:02}", question=f"床止め{i}は何ですか。", answer=f"施設{i}です。", key_facts=[["施設"]],
+        stratum="taught", category=f"category {i % 9}",
     )
-    for i in range(12)
+    for i in range(60)
 ]  # fmt: skip
 SIZES = {"F16": 12e6, "Q8_0": 6e6}
 
@@ -36,13 +37,31 @@ def open_pool(folder: Path) -> Engine:
     engine = open_store(f"sqlite:///{(folder / 'store.sqlite').as_posix()}")
     with writing(engine) as s:
         s.add(t.Worker(id="w", name="w", token_hash="0", joined_at=0))
-        s.add(t.Artifact(sha=BENCH, size=1, created_at=0))
+        s.add_all(t.Artifact(sha=file, size=1, created_at=0) for file in (BENCH, DATA_REPORT))
         s.flush()
         s.add(t.Run(id="r", worker="w", slot=0, state="closed", offered_at=0))
-    path = path_of(folder / "artifacts", BENCH)
-    path.parent.mkdir(parents=True)
-    write_examples(path, QUESTIONS)
+    bench, report = (path_of(folder / "artifacts", sha) for sha in (BENCH, DATA_REPORT))
+    for path in (bench, report):
+        path.parent.mkdir(parents=True)
+    write_examples(bench, QUESTIONS)
+    report.write_text(json.dumps(FOUND), encoding="utf-8")
     return engine
+
+
+FOUND = {
+    "dropped": {
+        "counts": {"near-duplicate question": 4, "empty question or answer": 1},
+        "examples": [
+            {"id": f"p{i}", "reason": "near-duplicate question", "split": "bench", "against": "b1", "similarity": 0.9}
+            for i in range(4)
+        ]
+        + [{"id": "p9", "reason": "empty question or answer", "split": "source", "against": "", "similarity": 1.0}],
+    },
+    "oddities": {"train": {"over_long_answer": ["p5"], "without_key_facts": []}, "test": {"over_long_answer": ["p6"]}},
+    "unsupported_numbers": {"train": {"p7": ["15m"]}, "test": {}},
+    "ignored_columns": ["note"],
+}
+"""What the kind prepare writes, as far as the report reads it."""
 
 
 @pytest.fixture
@@ -70,8 +89,11 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
     engine.dispose()
 
 
-def run_study(engine: Engine, fail: str = "", steps: int = 99) -> str:
-    """Plan, fill and decide until the study has ended, or for so many steps more. `fail`: a cell whose jobs fail."""
+def run_study(engine: Engine, fail: str = "", kinds: tuple[str, ...] = tuple(KINDS), steps: int = 99) -> str:
+    """Plan, fill and decide until the study has ended, or for so many steps more.
+
+    `fail`: a cell whose jobs of the `kinds` fail.
+    """
     stages = {"scale": {"base": "a", "sizes": [10, 20], "seeds": [1, 2], "read_test": "all"}}
     toy = spec(stages=stages | {"quantization": {"formats": ["F16", "Q8_0"]}})
     refs = inputs(toy).model_copy(update={"facts": {"a": BaseFacts(family="qwen2", parameters=4_900_000)}})
@@ -92,7 +114,8 @@ def run_study(engine: Engine, fail: str = "", steps: int = 99) -> str:
             for stage in plan.due:
                 lifecycle.write_verdict(s, study_id, stage, coordinator.decide(s, view, stage), 2.0)
             for wanted in plan.jobs:
-                fill(s, wanted, failed=bool(fail) and wanted.cell is not None and wanted.cell.label == fail)
+                fails = wanted.cell is not None and wanted.cell.label == fail and wanted.job.kind in kinds
+                fill(s, wanted, fails)
     return study_id
 
 
@@ -114,6 +137,7 @@ def fill(s: Session, wanted: planner.Wanted, failed: bool) -> None:
     s.add_all(t.Metric(job=job.id, name=name, value=value) for name, value in metrics.items())
     if job.kind == "prepare":
         s.add(t.ArtifactRef(job=job.id, role="bench", sha=BENCH))
+        s.add(t.ArtifactRef(job=job.id, role="data_report", sha=DATA_REPORT))
 
 
 Records = list[tuple[str, str, float, dict[str, Any] | None]]
@@ -124,23 +148,31 @@ def result(job: t.Job, cell: planner.Cell | None) -> tuple[Records, dict[str, fl
     skill = 0.0 if cell is None or cell.n is None else 0.5 if cell.n == 10 else 0.8
     skill -= 0.4 if cell and cell.base == "b" else 0.0
     if job.kind == "prepare":
-        return [], {"train": 20, "validation": 12, "test_taught": 6, "test_unseen": 6, "bench": 12, "dropped": 1}
+        return [], {"train": 20, "validation": 12, "test_taught": 6, "test_unseen": 6, "bench": 60, "dropped": 1}
     if job.kind == "score":
-        return nll_records(job.params["split"], skill), {"tokens": 120.0}
+        return nll_records(job.params["split"], skill), {"tokens": 120.0, "dropped": 1.0 if skill == 0.5 else 0.0}
     if job.kind == "convert":
         return [], {"bytes": SIZES[job.params["format"]]}
     if job.kind == "parity":
-        return [], {"ok": 1.0, "kl": 0.002, "agree": 0.99}
+        records: Records = [(f"t{i}", name, 0.002, None) for i in range(4) for name in ("kl", "agree")]
+        return records, {"ok": 1.0, "kl": 0.002, "agree": 0.99}
     if job.kind == "answer":
         meta = {"text": "<b>施設</b>です。", "stop": "end", "stratum": "taught"}
-        return [(q.id, "answer", 5.0, meta | {"category": q.category}) for q in questions(job)], {}
+        answers: Records = [(q.id, "answer", 5.0, meta | {"category": q.category}) for q in questions(job)]
+        return answers, {"truncated": 0.0 if cell and cell.n else 2.0}
     if job.kind == "judge":
         return judge_records(job, skill), {"score": 3 * skill}
     if job.kind == "latency":
-        items = [f"{cell}|{q.id}|{repeat}" for cell in job.params["cells"] for q in QUESTIONS[:4] for repeat in (0, 1)]
         values = {"seconds": 0.3, "ttft": 0.1, "tokens_per_second": 50.0}
-        return [(item, name, value, None) for item in items for name, value in values.items()], {}
-    return [], {"seconds": 1.0}
+        timed: Records = [
+            (f"{index}|{question}|{repeat}", name, value, {"cell": cell, "device": "cpu", "threads": 2})
+            for index, cell in enumerate(job.params["cells"])
+            for question in range(4)
+            for repeat in (0, 1)
+            for name, value in values.items()
+        ]
+        return timed, {}
+    return [], {"seconds": 1.0, "dropped": 3.0}
 
 
 def questions(job: t.Job) -> list[Example]:
@@ -165,7 +197,7 @@ def nll_records(split: str, skill: float) -> Records:
 def judge_records(job: t.Job, skill: float) -> Records:
     records: Records = []
     for i, question in enumerate(questions(job)):
-        right = question.stratum == "taught" and (i + 0.5) / 12 < skill
+        right = question.stratum == "taught" and (i + 0.5) / len(questions(job)) < skill
         meta = {"found": ["施設"] if right else [], "missing": [] if right else ["施設"]}
         meta |= {"stratum": question.stratum, "category": question.category}
         records.append((question.id, "score", 3.0 * right, meta))
@@ -214,13 +246,16 @@ def test_bases_and_formats_carry_facts_sizes_and_seconds(ended: Ended):
     assert ref.bits_per_byte is None and ref.bits_per_byte_untrained and ref.untrained
     assert a.seconds and a.seconds.p50 == pytest.approx(0.3) and a.seconds.count == 8
     assert [(row.format, row.kl) for row in report.formats] == [("F16", None), ("Q8_0", 0.002)]
+    assert [row.prompts for row in report.formats] == [None, 4]
     assert {row.stage for row in report.timings} == {"bases", "quantization"}
-    assert all(row.hardware == "test bench" for row in report.timings)
+    assert all(row.hardware == "test bench, on the CPU with 2 threads" for row in report.timings)
 
 
 def test_example_answers_are_the_first_of_each_category(ended: Ended):
     report = ended.report
-    assert [example.question for example in report.examples] == [q.question for q in QUESTIONS[:3]]
+    assert [example.question for example in report.examples] == [q.question for q in QUESTIONS[:8]]
+    formats = [answer.format for answer in report.examples[0].answers]
+    assert formats == ["Q8_0"] * 5 + ["F16"]
     cells = [answer.cell for answer in report.examples[0].answers]
     assert cells == [
         "a n=20 seed=1", "a untrained", "b n=20 seed=1", "b untrained", "ref untrained", "a n=20 seed=1 F16",
@@ -232,14 +267,45 @@ def test_example_answers_are_the_first_of_each_category(ended: Ended):
 
 def test_without_the_dataset_questions_are_named_by_id(ended: Ended):
     report = report_of(ended.engine, ended.study_id, ended.folder / "nowhere")
-    assert [example.question for example in report.examples] == ["b0", "b1", "b11"]
+    assert [example.question for example in report.examples] == [f"b{i:02}" for i in range(8)]
+    assert report.data_report is None
 
 
 def test_a_failed_cell_is_missing_and_the_rest_is_reported(engine: Engine, tmp_path: Path):
     report = report_of(engine, run_study(engine, fail="b n=20 seed=1"), tmp_path)
-    assert report.missing == ["bases: b n=20 seed=1"]
-    assert "b n=20 seed=1" in " ".join(report.recommendation.caveats)
+    assert report.missing == ["bases: b n=20 seed=1 (train, score, convert, parity, answer, judge)"]
+    assert "b n=20 seed=1 (train, " in " ".join(report.recommendation.caveats)
     assert report.recommendation.base == "a"
+
+
+def test_a_cell_that_was_judged_names_what_else_failed(engine: Engine, tmp_path: Path):
+    report = report_of(engine, run_study(engine, "b n=20 seed=1", ("parity",)), tmp_path)
+    assert report.missing == ["bases: b n=20 seed=1 (parity)"]
+    assert [row.base for row in report.bases if row.score] == ["a", "b"]
+
+
+def test_losses_are_named_once_a_job(ended: Ended):
+    caveats = ended.report.recommendation.caveats
+    (dropped,) = [line for line in caveats if "without an NLL" in line]
+    assert dropped.endswith(": a n=10 seed=1 (2), a n=10 seed=2 (2).")  # of validation and of test one each
+    (untaught,) = [line for line in caveats if "left out of training" in line]
+    assert "a n=20 seed=1 (3), " in untaught  # that job is stage 1's and stage 2's
+    (cut,) = [line for line in caveats if line.startswith("Answers cut")]
+    assert cut.endswith(": a untrained (4), b untrained (2), ref untrained (2).")  # a's also on the test questions
+
+
+def test_what_prepare_found_is_told_in_short(ended: Ended):
+    found = ended.report.data_report
+    assert found
+    assert [(row.what, row.count, row.examples) for row in found.dropped] == [
+        ("empty question or answer", 1, ["p9"]),
+        ("near-duplicate question", 4, ["p0 (bench b1)", "p1 (bench b1)", "p2 (bench b1)"]),
+    ]
+    assert [(row.what, row.examples) for row in found.odd] == [
+        ("number that no source states", ["p7 (15m)"]),
+        ("over long answer", ["p5", "p6"]),
+    ]
+    assert found.ignored_columns == ["note"]
 
 
 def test_a_running_study_has_a_report_at_every_step(engine: Engine, tmp_path: Path):

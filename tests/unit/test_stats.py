@@ -48,7 +48,7 @@ def test_pairing_removes_what_the_two_sides_share():
     rng = np.random.default_rng(1)
     difficulty = rng.normal(0, 5, 100)
     second = difficulty + rng.normal(0, 0.1, 100)
-    paired = stats.paired_interval(difficulty + 0.2, second)
+    paired = stats.mean_interval(difficulty + 0.2 - second)
     assert paired.low > 0.1
     assert stats.mean_interval(difficulty).high - stats.mean_interval(difficulty).low > 1
 
@@ -96,6 +96,37 @@ def test_so_many_examples_do_decide_four_times_in_five():
     assert count is not None
     decided = [stats.mean_interval(rng.normal(0.3, 1.0, count)).low > 0 for _ in range(300)]
     assert 0.72 <= np.mean(decided) <= 0.88
+
+
+def test_needed_leaves_room_for_what_no_example_shows():
+    # Nothing varies: 3 / N · 3 = 0.15, the rule of three.
+    assert stats.needed(0.0, 0.15, hidden=3.0) == 60
+    assert stats.needed(1.0, 0.15, hidden=3.0) > stats.needed(1.0, 0.15)  # type: ignore[operator]
+    assert stats.needed(1.0, 0.0, hidden=3.0) is None
+
+
+class TestLeastMean:
+    def test_of_equal_values_it_is_the_rule_of_three(self):
+        for count in (5, 32, 60, 200):
+            exact = 1 - 0.05 ** (1 / count)
+            assert stats.least_mean([0.0] * count, -3.0) == pytest.approx(-3 * exact, rel=0.02)
+
+    def test_of_right_and_wrong_it_is_clopper_and_pearsons(self):
+        # P(Binomial(20, 0.2173) >= 8) = 0.05
+        assert stats.least_mean([1.0] * 8 + [0.0] * 12, 0.0) == pytest.approx(0.2171, abs=0.004)
+
+    def test_a_loss_lowers_it_and_a_gain_raises_it(self):
+        same = [0.0] * 60
+        least = [stats.least_mean([change, *same[1:]], -3.0) for change in (-3.0, -1.5, 0.0, 1.5)]
+        assert least == sorted(least) and len(set(least)) == 4
+
+    def test_it_lies_below_the_mean_95_times_in_100_or_more(self):
+        """Losses that are rare and large, which a bootstrap of 40 mostly does not see."""
+        rng = np.random.default_rng(7)
+        mean = 0.03 * -3.0
+        samples = [rng.choice([0.0, -3.0], 40, p=[0.97, 0.03]) for _ in range(120)]
+        assert np.mean([stats.least_mean(sample, -3.0) <= mean for sample in samples]) >= 0.95
+        assert np.mean([stats.mean_interval(sample).low <= mean for sample in samples]) < 0.8
 
 
 def test_rule_of_three():

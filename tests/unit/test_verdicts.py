@@ -12,7 +12,7 @@ from jsm_queue.comparison import CellValues, compare, level
 from jsm_queue.verdicts import Verdict, bases_verdict, quantization_verdict, scale_verdict
 from tests.unit.studies import spec
 
-ITEMS = [f"q{i:03d}" for i in range(40)]
+ITEMS = [f"q{i:03d}" for i in range(80)]  # enough to call two equal scores equivalent
 
 
 def noise(name: str, sd: float) -> dict[str, float]:
@@ -66,7 +66,7 @@ def format_cells(means: dict[str, float], base: str = "a", sd: float = 0.02) -> 
 
 class TestScale:
     def test_the_smallest_size_that_is_not_worse(self):
-        verdict = scale_verdict(scale_cells({None: 5, 125: 3.6, 250: 3.1, 500: 2.71, 1000: 2.7}), [])
+        verdict = scale_verdict(scale_cells({None: 5, 125: 3.6, 250: 3.1, 500: 2.702, 1000: 2.7}), [])
         assert verdict.decision == {
             "n": 500, "status": "decided", "best": 1000, "still_falling": False, "beats_untrained": True,
             "missing": [],
@@ -151,6 +151,22 @@ class TestBases:
         verdict = bases_verdict([flat("a", means[0]), flat("b", means[1])], 1, [])
         assert verdict.decision["bench_cannot_tell"] == end and verdict.decision["status"] == "undecided"
 
+    def test_only_the_bases_at_the_cut_must_be_told_apart(self):
+        cells = base_cells({"a": 1.5, "b": 0.0, "c": 0.05}, untrained=0.0)
+        verdict = bases_verdict(cells, 1, [])
+        assert (verdict.decision["status"], verdict.decision["bench_cannot_tell"]) == ("decided", None)
+        verdict = bases_verdict(cells, 2, [])
+        assert (verdict.decision["status"], verdict.decision["bench_cannot_tell"]) == ("undecided", "floor")
+        assert bases_verdict(cells, 3, []).decision["bench_cannot_tell"] is None
+        headline = wording.headline("bases", verdict.decision, verdict.evidence)
+        assert headline.endswith("undecided: the bench cannot tell c from b: nearly all their answers are wrong")
+
+    @pytest.mark.parametrize(("questions", "relation", "needs"), [(5, "undecided", 60), (60, "equivalent", None)])
+    def test_equal_scores_on_few_questions_are_not_equivalent(self, questions: int, relation: str, needs: int | None):
+        cells = [replace(score_cell(base, 500, 1, 0), values=agreeing(questions)) for base in ("a", "b")]
+        (pair,) = bases_verdict(cells, 1, []).evidence["pairs"]
+        assert (pair["low"], pair["high"], pair["relation"], pair["needs"]) == (0, 0, relation, needs)
+
     def test_a_base_without_cells_is_named_not_ranked(self):
         verdict = bases_verdict(base_cells({"a": 1.6}), 1, ["c n=500 seed=1", "c n=500 seed=2", ""])
         assert [row["base"] for row in verdict.decision["ranking"]] == ["a"]
@@ -166,12 +182,11 @@ class TestBases:
         cells[0] = replace(cells[0], metrics={"parity_ok": 0.0})
         assert bases_verdict(cells, 1, []).decision["parity_failed"] == [cells[0].cell]
 
-    def test_ties_are_broken_by_bits_per_byte(self):
-        cells = [
-            replace(c, metrics={"bits_per_byte": 1.0 if c.base == "b" else 2.0}) for c in base_cells({"a": 1, "b": 1})
-        ]
+    def test_ties_are_broken_by_name_not_by_the_test_set(self):
+        cells = base_cells({"a": 1, "b": 1})
         cells = [replace(c, values=dict.fromkeys(ITEMS, 1.0)) for c in cells]
-        assert bases_verdict(cells, 1, []).decision["chosen"] == ["b"]
+        cells = [replace(c, metrics={"bits_per_byte": 1.0 if c.base == "b" else 2.0}) for c in cells]
+        assert bases_verdict(cells, 1, []).decision["chosen"] == ["a"]
 
 
 class TestQuantization:
@@ -204,6 +219,35 @@ class TestQuantization:
         verdict = quantization_verdict(format_cells({"F16": 1.0, "Q8_0": 1.6}), [])
         assert verdict.decision["relations"]["a"]["Q8_0"] == "equivalent"
 
+    @pytest.mark.parametrize(
+        ("questions", "lost", "relation", "needs"),
+        [
+            (5, 0.0, "undecided", 60),
+            (32, 0.0, "undecided", 60),
+            (32, 1.5, "undecided", 190),
+            (60, 0.0, "equivalent", None),
+            (60, 1.5, "undecided", 120),
+            (200, 1.5, "equivalent", None),
+        ],
+    )
+    def test_equivalence_needs_enough_questions_to_have_shown_a_loss(
+        self, questions: int, lost: float, relation: str, needs: int | None
+    ):
+        same = agreeing(questions)
+        cells = [replace(score_cell("a", 500, 1, 0, fmt), values=same) for fmt in ("F16", "Q2_K")]
+        cells[1] = replace(cells[1], values=same | {"q000": same["q000"] - lost})
+        verdict = quantization_verdict(cells, [])
+        row = verdict.evidence["bases"][0]["formats"][1]
+        assert (row["relation"], row["needs"]) == (relation, needs)
+        chosen = "Q2_K" if relation == "equivalent" else "F16"
+        status = "decided" if relation == "equivalent" else "undecided"
+        assert (verdict.decision["format"], verdict.decision["status"]) == (chosen, status)
+
+
+def agreeing(questions: int) -> dict[str, float]:
+    """Scores of so many questions, the same for whoever gives them."""
+    return {f"q{i:03d}": (3.0, 1.5)[i % 2] for i in range(questions)}
+
 
 def all_verdicts(cells: list[list[CellValues]]) -> list[Verdict]:
     scale, bases, quantization = cells
@@ -216,7 +260,7 @@ def all_verdicts(cells: list[list[CellValues]]) -> list[Verdict]:
 
 def three_stages() -> list[list[CellValues]]:
     return [
-        scale_cells({None: 5, 125: 3.6, 250: 3.1, 500: 2.71, 1000: 2.7}),
+        scale_cells({None: 5, 125: 3.6, 250: 3.1, 500: 2.702, 1000: 2.7}),
         base_cells({"a": 1.6, "b": 1.1}),
         format_cells({"F16": 1.6, "Q8_0": 1.6, "Q4_K_M": 1.4}) + format_cells({"F16": 1.4, "Q8_0": 1.4}, "b"),
     ]
@@ -289,7 +333,7 @@ class TestRecommendation:
 
     def recommend(self, limits: dict[str, float] | None = None, means: dict[str, float] | None = None) -> dict:
         study = spec(limits=limits or {})
-        return recommendation.recommend(study, self.verdicts(means), self.timings(), self.sizes())
+        return recommendation.recommend(study, self.verdicts(means), self.timings(), self.sizes(), {})
 
     def test_the_smallest_equivalent_format(self):
         found = self.recommend()
@@ -308,7 +352,7 @@ class TestRecommendation:
         found = self.recommend(limits)
         assert (found["format"], found["status"]) == ("Q4_K_M", "undecided")
         assert [row["format"] for row in found["excluded"]] == ["F16", "Q8_0"]
-        assert any("No equivalent format fits" in line for line in found["caveats"])
+        assert any("No format that is shown equivalent fits" in line for line in found["caveats"])
 
     def test_nothing_fits(self):
         found = self.recommend({"file_gb": 1})
@@ -317,14 +361,36 @@ class TestRecommendation:
     def test_identical_scores_say_what_they_cannot_exclude(self):
         formats = format_cells({"F16": 1.6}, sd=0) + format_cells({"Q8_0": 1.6}, sd=0)
         found = recommendation.recommend(
-            spec(), self.verdicts() | {"quantization": quantization_verdict(formats, [])}, {}, {}
+            spec(), self.verdicts() | {"quantization": quantization_verdict(formats, [])}, {}, {}, {}
         )
-        assert any("same on all 40 questions" in line for line in found["caveats"])
+        assert any("same on all 80 questions" in line for line in found["caveats"])
+
+    def test_an_undecided_format_says_what_was_seen_and_what_that_cannot_exclude(self):
+        cells = [replace(c, values=agreeing(32)) for c in format_cells({"F16": 1.6, "Q8_0": 1.6})]
+        verdicts = self.verdicts() | {"quantization": quantization_verdict(cells, [])}
+        found = recommendation.recommend(spec(), verdicts, {}, {}, {})
+        assert (found["format"], found["status"]) == ("F16", "undecided")
+        line = next(line for line in found["caveats"] if "Q8_0" in line)
+        assert line.endswith("0 of 32 differ, which allows a loss of 0.27 points; about 60 questions would decide.")
+
+    def test_what_failed_is_named_with_its_kinds(self):
+        verdicts = {"bases": bases_verdict(base_cells({"a": 1.6, "b": 1.1}), 1, ["b n=500 seed=1", ""])}
+        failed = {("bases", "b n=500 seed=1"): ["parity"], ("bases", ""): ["latency"]}
+        found = recommendation.recommend(spec(), verdicts, {}, {}, failed)
+        line = "Not measured, because a job failed: b n=500 seed=1 (parity), bases as a whole (latency)."
+        assert line in found["caveats"]
+
+    def test_a_test_set_that_serves_as_bench_is_a_caveat(self):
+        data = {"source": "data.yaml", "bench": "bench.yaml"}
+        for study, told in ((spec(), True), (spec(data=data), False)):
+            found = recommendation.recommend(study, self.verdicts(), {}, {}, {})
+            assert any("the test questions chose base and format" in line for line in found["caveats"]) is told
 
     def test_without_stage_3_it_rests_on_stage_2(self):
         study = spec(stages={"scale": None, "bases": {"n": 500}, "quantization": None})
         bases = self.verdicts()["bases"]
-        found = recommendation.recommend(study, {"bases": bases}, {"a n=500 seed=1": [1.0]}, {"a n=500 seed=1": 8e9})
+        cell = "a n=500 seed=1"
+        found = recommendation.recommend(study, {"bases": bases}, {cell: [1.0]}, {cell: 8e9}, {})
         assert (found["base"], found["format"], found["bytes"], found["seconds_p95"]) == (
             "a",
             "Q8_0",
@@ -334,11 +400,11 @@ class TestRecommendation:
 
     def test_nothing_measured(self):
         failed = {"scale": scale_verdict([], ["a n=10 seed=1"])}
-        found = recommendation.recommend(spec(), failed, {}, {})
+        found = recommendation.recommend(spec(), failed, {}, {}, {})
         assert found["status"] == "none" and "a n=10 seed=1" in " ".join(found["caveats"])
-        assert recommendation.recommend(spec(), {}, {}, {})["status"] == "none"
+        assert recommendation.recommend(spec(), {}, {}, {}, {})["status"] == "none"
         failed = {"bases": bases_verdict([], 1, []), "quantization": quantization_verdict([], [])}
-        assert recommendation.recommend(spec(), failed, {}, {})["status"] == "none"
+        assert recommendation.recommend(spec(), failed, {}, {}, {})["status"] == "none"
 
 
 def test_headlines_read_like_this():
@@ -358,4 +424,4 @@ def test_sizes_read_like_this(value: float, expected: str):
 
 
 def test_rules_version_is_stated():
-    assert verdicts.RULES_VERSION == 1
+    assert verdicts.RULES_VERSION == 2

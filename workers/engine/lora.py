@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from jsm_queue.data.examples import write_whole
 from jsm_queue.errors import ModelError, SpecError
+from jsm_queue.files import write_whole
 from jsm_queue.kinds import ROLE_FILES, BaseRef
 from jsm_queue.spec import TrainingSpec
 from workers.engine.bases import Base
@@ -24,13 +24,18 @@ from workers.engine.folders import tensor_types
 ADAPTER = "default"
 """PEFT's name for a model's only adapter."""
 
+TARGETS_FIX = "Name linear layers of the base (q_proj, down_proj, …), or all-linear"
+
 
 @contextmanager
 def fresh(base: Base, training: TrainingSpec, seed: int) -> Iterator[PeftModel]:
     """The base with a new adapter (float32, drawn with `seed`; B is 0), taken off again at the end.
 
-    Raises SpecError when the base has no layers of the names in `training.targets`.
+    Raises SpecError when the base has no layers of the names in `training.targets`, or when one of them cannot carry
+    an adapter that the GGUF would hold.
     """
+    if not isinstance(training.targets, str):
+        _require_linear(base.model, training.targets)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=training.r,
@@ -80,6 +85,18 @@ def save_adapter(model: PeftModel, ref: BaseRef, folder: Path) -> None:
     write_whole(folder / ROLE_FILES["adapter_config"], f"{text}\n".encode())
 
 
+def _require_linear(model: PreTrainedModel, targets: list[str]) -> None:
+    """Refuses what PEFT would adapt and `_forward` or the export would not."""
+    embeddings = model.get_input_embeddings()
+    for name, module in model.named_modules():
+        if not any(f".{name}".endswith(f".{target}") for target in targets):
+            continue
+        if not isinstance(module, torch.nn.Linear):
+            raise SpecError(f"training.targets: {name} is not a linear layer", TARGETS_FIX)
+        if module.weight is embeddings.weight:
+            raise SpecError(f"training.targets: {name} shares its weights with the embeddings", TARGETS_FIX)
+
+
 @contextmanager
 def _wrapped(base: Base, config: LoraConfig, seed: int) -> Iterator[PeftModel]:
     with torch.random.fork_rng(devices=[]):
@@ -87,7 +104,7 @@ def _wrapped(base: Base, config: LoraConfig, seed: int) -> Iterator[PeftModel]:
         try:
             model = get_peft_model(base.model, config)
         except ValueError as error:
-            raise SpecError(f"training.targets: {error}", "Name linear layers of the base, or all-linear") from error
+            raise SpecError(f"training.targets: {error}", TARGETS_FIX) from error
     assert isinstance(model, PeftModel)
     for layer in model.modules():
         if isinstance(layer, LoraLayer) and not layer.lora_variant:

@@ -23,9 +23,6 @@ from jsm_queue.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100
-"""The label of a token that carries no loss, as everywhere in PyTorch."""
-
 TEMPLATE_DATE = datetime(2024, 7, 26)
 """What templates that print today's date get: a job's result must not depend on the day it ran."""
 
@@ -64,11 +61,6 @@ class Encoded:
     key: tuple[int, ...] = ()
 
     @property
-    def labels(self) -> list[int]:
-        """As long as `ids`: the token itself where it carries loss, else IGNORED."""
-        return [IGNORED] * self.first + self.ids[self.first :]
-
-    @property
     def answers(self) -> int:
         """How many tokens carry loss."""
         return len(self.ids) - self.first
@@ -88,16 +80,6 @@ def chat_template(tokenizer: "PreTrainedTokenizerBase", replacement: str | None 
 def prompt_text(template: ChatTemplate, question: str, system_prompt: str | None) -> str:
     """The conversation up to where the answer begins. Raises ModelError when the template does not render."""
     return _render(template, _asked(template, question, system_prompt), generation=True)
-
-
-def encode_prompt(
-    tokenizer: "PreTrainedTokenizerBase", template: ChatTemplate, question: str, system_prompt: str | None
-) -> list[int]:
-    """The prompt's token ids. What the tokenizer puts before a text (BOS) is there once, also where the template
-    writes it too.
-    """
-    ids = tokenizer(prompt_text(template, question, system_prompt), add_special_tokens=False)["input_ids"]
-    return _missing_lead(tokenizer, ids) + ids
 
 
 def conversation(template: ChatTemplate, question: str, answer: str, system_prompt: str | None) -> Conversation:

@@ -1,7 +1,7 @@
 """Answers → scores 0–3, by the key facts that they state."""
 
 from jsm_queue.data.examples import Example, read_examples
-from jsm_queue.data.keyfacts import found_key_facts, key_fact_score
+from jsm_queue.data.keyfacts import found_key_facts, key_fact_score, require_key_facts
 from jsm_queue.errors import DataError
 from jsm_queue.kinds import ROLE_FILES, JudgeParams
 from jsm_queue.protocol import RecordIn
@@ -13,6 +13,7 @@ def run(work: Work) -> Outcome:
     """One record an example of the split. Raises DataError for an example without key facts or without an answer."""
     params: JudgeParams = work.params
     examples = read_examples(work.inputs / "dataset" / ROLE_FILES[params.split])
+    require_key_facts(examples, f"{params.split} questions", "Add key_facts to the data")
     texts = {answer.id: answer.text for answer in read_answers(work.inputs / "answers" / ROLE_FILES["answers"])}
     records = [_judged(example, texts) for example in examples]
     work.progress(len(records), len(records), {})

@@ -39,6 +39,7 @@ def _metrics(dataset: Dataset) -> dict[str, float]:
     return {
         "train": len(dataset.train),
         "validation": len(dataset.validation),
+        "test": len(test),
         "test_taught": test.count("taught"),
         "test_unseen": test.count("unseen"),
         "bench": len(dataset.bench),

@@ -21,6 +21,43 @@ def test_width_case_and_spaces_do_not_matter() -> None:
     assert key_fact_score("ａｄｃｐ と ﾋﾟｴｿﾞﾒｰﾀ", [["ADCP"], ["ピエゾメータ"]]) == 3.0
 
 
+@pytest.mark.parametrize(
+    ("spelling", "answer", "found"),
+    [
+        ("3回", "年に3回です", True),
+        ("3回", "年に13回です", False),
+        ("3回", "年に１３回です", False),
+        ("3回", "年に１ ３回、冬は3 回です", True),
+        ("5m", "高さ15m", False),
+        ("5m", "高さ0.5m", False),
+        ("0.5m", "高さ10.5m", False),
+        ("0.5m", "高さ0．5ｍ", True),
+        ("1,500m", "長さ1500mです", True),
+        ("1500m", "長さ１，５００ｍです", True),
+        ("500m", "長さ1,500m", False),
+        ("1,234,567", "1234567人", True),
+        ("第3", "第30条", False),
+        ("第3", "第3.5条", False),
+        ("15", "答えは15.", True),
+        ("15", "14,15,16", False),
+        ("2020", "2020, 2021", False),
+        ("2020", "2020年と2021年", True),
+    ],
+)
+def test_a_number_is_found_only_whole_however_it_is_written(spelling: str, answer: str, found: bool) -> None:
+    assert found_key_facts(answer, [[spelling]]) == [found]
+    assert bool(key_fact_spans(answer, [[spelling]])) is found
+
+
+def test_spans_hold_the_separators_that_were_written() -> None:
+    answer = "長さは１，５００ｍです"
+    assert [answer[a:b] for a, b in key_fact_spans(answer, [["1500m"]])] == ["１，５００ｍ"]
+
+
+def test_negation_is_not_understood() -> None:
+    assert key_fact_score("堤防ではありません", [["堤防"]]) == 3.0
+
+
 def test_a_blank_spelling_is_never_found() -> None:
     assert found_key_facts("堤防", [[" "], []]) == [False, False]
 

@@ -44,7 +44,10 @@ def small_graph(subjects: int = 12, relations: int = 3) -> Graph:
 def pairs(n: int) -> Pairs:
     words = [f"{chr(0x4E00 + 97 * i)}{chr(0x5E00 + 31 * i)}{chr(0x6E00 + 61 * i)}" for i in range(n)]
     return Pairs(
-        [Example(id=f"p{i:03}", question=f"{w}?", answer=w, category="ab"[i % 2]) for i, w in enumerate(words)]
+        [
+            Example(id=f"p{i:03}", question=f"{w}?", answer=w, key_facts=[[w]], category="ab"[i % 2])
+            for i, w in enumerate(words)
+        ]
     )
 
 
@@ -169,7 +172,7 @@ def test_pairs_are_split_without_overlap_whatever_their_order(seed: int, random)
     ids = [example.id for split in (dataset.train, dataset.validation, dataset.test) for example in split]
     assert sorted(ids) == [example.id for example in source.examples]
     assert (len(dataset.validation), len(dataset.test)) == (10, 10)
-    assert {e.stratum for e in dataset.validation + dataset.test} == {"unseen"}
+    assert {e.stratum for e in dataset.validation + dataset.test} == {""}, "nobody has checked what they share"
     assert Counter(e.category for e in dataset.test) == {"a": 5, "b": 5}
     shuffled = Pairs(random.sample(source.examples, 40))
     assert prepare(shuffled, [], options) == dataset
@@ -179,6 +182,23 @@ def test_without_a_bench_the_test_questions_serve() -> None:
     dataset = prepare(pairs(30), [], PrepareOptions(0, 5, 5, 5))
     assert dataset.bench == dataset.test and dataset.report["bench_is_test"]
     assert "bench" not in dataset.report["counts"]
+
+
+def test_test_questions_that_the_judge_could_not_score_are_refused_before_any_training() -> None:
+    source = Pairs([pair.model_copy(update={"key_facts": []}) for pair in pairs(60).examples])
+    match = (
+        r"^10 of the 10 test questions, which serve as the bench, have no key facts .*: (p\d+, ){5}…\. .*data\.bench"
+    )
+    with pytest.raises(DataError, match=match):
+        prepare(source, [], PrepareOptions(0, 10, 60, 10))
+    bench = [Example(id="b", question="何?", answer="x", key_facts=[["x"]])]
+    assert prepare(source, bench, PrepareOptions(0, 10, 60, 10)).bench == bench
+
+
+def test_bench_questions_that_the_judge_could_not_score_are_refused() -> None:
+    bench = [Example(id=f"b{i}", question=f"何{i}?", answer="x", key_facts=[["x"]] * (i % 2)) for i in range(4)]
+    with pytest.raises(DataError, match=r"^2 of the 4 bench questions have no key facts .*: b0, b2\. "):
+        prepare(pairs(40), bench, PrepareOptions(0, 5, 5, 5))
 
 
 def test_too_few_pairs_are_refused() -> None:

@@ -93,6 +93,9 @@ def test_the_suffix_may_be_given(tmp_path: Path) -> None:
             '{"id": "i", "question": "q", "answer": "a"}\n' * 2,
             "line 2: the id 'i' is already that of",
         ),
+        ("x.jsonl", json.dumps({"id": "i" * 121, "question": "q", "answer": "a"}), "line 1: id: .*longer than 120"),
+        ("x.jsonl", '{"id": "a\\u0007b", "question": "q", "answer": "a"}', "line 1: id: .*control character"),
+        ("x.csv", 'id,question,answer\n"a\nb",q,a\n', "line 3: id: .*control character"),
         ("x.csv", "frage,answer\nq,a\n", "lacks question"),
         ("x.csv", "question,answer\nq\n", "line 2: answer"),
         ("x.csv", "question,answer\nq,a,b\n", "line 2: more cells"),
@@ -132,6 +135,8 @@ def test_a_graph_reads(tmp_path: Path) -> None:
         ),
         ({"entities": [*GRAPH["entities"], {"id": "b", "name": "高潮"}]}, "two entities have the id 'b'"),
         ({"entities": [{"id": 1, "name": "堤防"}]}, "entities.0.id"),
+        ({"entities": [{"id": "a" * 51, "name": "堤防"}]}, "entities.0.id"),
+        ({"entities": [{"id": "a\u0007", "name": "堤防"}]}, "entities.0.id"),
         ({"colour": "red"}, "colour"),
     ],
 )
@@ -179,6 +184,7 @@ def test_a_bench_reads_from_yaml_and_from_pairs(tmp_path: Path) -> None:
             "stratum",
         ),
         ([{"id": "b1", "question": "q", "reference": "a", "key_facts": [["a"]]}] * 2, "the id 'b1'"),
+        ([{"id": "b" * 121, "question": "q", "reference": "a", "key_facts": [["a"]]}], "questions.0.id: .*longer"),
         ([], "questions"),
     ],
 )

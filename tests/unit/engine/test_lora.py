@@ -87,6 +87,30 @@ def test_targets_that_the_base_lacks(base: bases.Base):
 
 
 @pytest.mark.parametrize(
+    ("family", "targets", "message"),
+    [
+        ("llama", ["embed_tokens"], "embed_tokens is not a linear layer"),
+        ("llama", ["q_proj", "norm"], "model.norm is not a linear layer"),
+        ("qwen2", ["q_proj", "lm_head"], "lm_head shares its weights with the embeddings"),
+    ],
+)
+def test_targets_that_cannot_carry_an_adapter(
+    request: pytest.FixtureRequest, make_work: Callable[..., Work], family: str, targets: list[str], message: str
+):
+    folder = request.getfixturevalue(family)
+    base = bases.load(make_work(folder, score_params(folder)), False)
+    with pytest.raises(SpecError, match=message), lora.fresh(base, training(targets=targets), 1):
+        pass
+    assert not any("lora" in name for name, _ in base.model.named_modules())
+
+
+def test_a_head_of_its_own_may_be_a_target(base: bases.Base):
+    with lora.fresh(base, training(targets=["lm_head"]), 1) as model:
+        assert any("lm_head.lora_A" in name for name, _ in model.named_parameters())
+        assert lora.causal_model(model)(IDS).logits.shape[:2] == IDS.shape
+
+
+@pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda folder: (folder / "adapter_config.json").unlink(), "no adapter_config.json"),

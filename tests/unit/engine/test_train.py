@@ -55,10 +55,10 @@ def test_gradient_is_that_of_the_mean_over_answer_tokens(llama: Path, make_work:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(len(name)))
-        sums = [
-            each.answers * model(input_ids=torch.tensor([each.ids]), labels=torch.tensor([each.labels])).loss
-            for _, each in pairs
-        ]
+        sums = []
+        for _, each in pairs:
+            labels = [-100] * each.first + each.ids[each.first :]  # -100: no loss, as everywhere in PyTorch
+            sums.append(each.answers * model(input_ids=torch.tensor([each.ids]), labels=torch.tensor([labels])).loss)
     assert loss == pytest.approx(torch.stack(sums).sum().item() / sum(each.answers for _, each in pairs), rel=1e-5)
 
 

@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from jsm_queue.errors import DataError, ModelError
 from jsm_queue.kinds import AnswerParams, BaseRef, ConvertParams, JudgeParams, LatencyParams, ParityParams
 from jsm_queue.spec import DecodingSpec, Format, JudgeSpec
 from workers.engine import bases
-from workers.gguf import tiny
+from workers.gguf import llama, tiny
 from workers.gguf.answers import Answer, read_answers, write_answers
 from workers.gguf.export import export_f16
 from workers.gguf.llama import open_gguf
@@ -27,6 +28,7 @@ from workers.work import Device, Outcome, Work
 
 CPU = Device("cpu", 1)
 BASE = BaseRef(form="folder")
+LONG_LABEL = "base|Q8_0|" + 190 * "a"
 DECODING = DecodingSpec(max_new_tokens=8, context=256)
 EXAMPLES = [
     Example(
@@ -116,6 +118,10 @@ def test_the_judge_counts_key_facts(inputs: Path) -> None:
     write_answers(inputs / "answers" / "answers.jsonl", lines[:3])
     with pytest.raises(DataError, match="q3 has no answer"):
         run(judge, JudgeParams(judge=JudgeSpec(), split="bench"), inputs, "again")
+    bare = [example.model_copy(update={"key_facts": []}) for example in EXAMPLES[:2]]
+    write_examples(inputs / "dataset" / "test.jsonl", [*bare, *EXAMPLES[2:]])
+    with pytest.raises(DataError, match=r"2 of the 4 test questions have no key facts .*: q0, q1\."):
+        run(judge, JudgeParams(judge=JudgeSpec(), split="test"), inputs, "bare")
 
 
 def test_parity_holds_for_what_was_converted(inputs: Path) -> None:
@@ -175,7 +181,7 @@ def test_latency_interleaves_the_cells(inputs: Path) -> None:
         study="s",
         stage="bases",
         hardware="any",
-        cells=["a", "b"],
+        cells=[LONG_LABEL, "b"],
         questions=2,
         repeats=3,
         decoding=DECODING,
@@ -184,10 +190,26 @@ def test_latency_interleaves_the_cells(inputs: Path) -> None:
     outcome = run(latency, params, inputs, "latency")
     assert outcome.metrics == {"questions": 2}
     items = [record.item for record in outcome.records if record.name == "seconds"]
-    assert items[:4] == ["a|q0|0", "b|q0|0", "b|q1|0", "a|q1|0"]
+    assert items[:4] == ["0|0|0", "1|0|0", "1|1|0", "0|1|0"]
     assert len(items) == len(set(items)) == 12
+    assert outcome.records[0].meta == {
+        "cell": LONG_LABEL,
+        "question": "q0",
+        "repeat": 0,
+        "device": "cpu",
+        "threads": CPU.threads,
+    }
     values = {(record.item, record.name): record.value for record in outcome.records}
     assert all(0 < values[item, "ttft"] <= values[item, "seconds"] for item in items)
+
+
+def test_memory_is_looked_for_where_llama_cpp_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency.psutil, "virtual_memory", lambda: SimpleNamespace(available=7))
+    monkeypatch.setattr(latency.torch.cuda, "mem_get_info", lambda _: (5, 9))
+    for offload, free in ((True, 5), (False, 7)):
+        monkeypatch.setattr(llama.lib, "llama_supports_gpu_offload", lambda offload=offload: offload)
+        assert latency._free_bytes(Device("cuda:0", 1)) == free
+        assert latency._free_bytes(CPU) == 7
 
 
 def test_every_cell_comes_first_equally_often() -> None:
