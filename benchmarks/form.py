@@ -24,15 +24,14 @@ RESULTS = Path(__file__).parent / "results"
 class Row:
     """One measured figure.
 
-    `bound`: what `value` must not exceed, in the same unit; `at_least` turns it round. `reference`: whose
-    figure `reference_value` is, taken in the same run.
+    `bound`: what `value` must not exceed, in the same unit. `reference`: whose figure `reference_value` is,
+    taken in the same run.
     """
 
     case: str
     value: float
     unit: str
     bound: float | None = None
-    at_least: bool = False
     reference: str | None = None
     reference_value: float | None = None
 
@@ -44,9 +43,7 @@ class Row:
     @property
     def ok(self) -> bool | None:
         """Whether the bound holds; None without one."""
-        if self.bound is None:
-            return None
-        return self.value >= self.bound if self.at_least else self.value <= self.bound
+        return None if self.bound is None else self.value <= self.bound
 
 
 def report(name: str, rows: Sequence[Row]) -> int:
@@ -94,7 +91,7 @@ def _git(*arguments: str) -> str:
 def _print(name: str, machine: str, rows: Sequence[Row]) -> None:
     table = Table("case", "value", "unit", "bound", "reference", "ratio", "", title=f"{name} on {machine}")
     for row in rows:
-        bound = "" if row.bound is None else f"{'≥' if row.at_least else '≤'} {row.bound:g}"
+        bound = "" if row.bound is None else f"≤ {row.bound:g}"
         reference = "" if row.reference is None else f"{row.reference}: {row.reference_value:.4g}"
         ratio = "" if row.ratio is None else f"{row.ratio:.3g}"
         table.add_row(row.case, f"{row.value:.4g}", row.unit, bound, reference, ratio, _MARKS[row.ok])
