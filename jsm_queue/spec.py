@@ -18,13 +18,13 @@ from jsm_queue.errors import SpecError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Format = Literal["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K"]
-Seeds = Annotated[list[int], Field(min_length=1, max_length=20)]
+Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=20)]
 
 
 class Part(BaseModel):
     """Base of every part of a spec: unknown keys are refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSpec(Part):
@@ -35,7 +35,7 @@ class DataSpec(Part):
         default=None,
         description="bench questions with key facts (.yaml, .jsonl, .csv); without it the test questions serve",
     )
-    seed: int = Field(default=0, description="decides the split and which facts are never taught")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="decides the split and which facts are never taught")
     validation: int = Field(default=60, ge=10, description="validation examples")
     test_taught: int = Field(
         default=60, ge=1, description="of a graph: test examples on taught facts in unseen wording; of pairs: unused"
@@ -201,6 +201,6 @@ def read_spec(path: Path) -> StudySpec:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"{path}: cannot be read ({error.strerror})", "Give the path of a study's YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also no UTF-8, and no such date
         raise SpecError(f"{path}: not valid YAML in UTF-8 ({error})", "Correct the file at that place") from error
     return parse_spec(value, str(path))

@@ -19,6 +19,8 @@ def of_folder(folder: Path) -> BaseFacts:
         parameters = sum(_parameters(path) for path in weights)
     except (OSError, ValueError, struct.error):
         return BaseFacts()
+    if not isinstance(config, dict):
+        return BaseFacts()
     return of_config(config, parameters or None, sum(path.stat().st_size for path in weights) or None)
 
 

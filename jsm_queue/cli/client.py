@@ -32,11 +32,16 @@ def connect() -> httpx.Client:
 
 
 def client(url: str, token: str) -> httpx.Client:
-    """A client for the api at `url`, to be used as a context manager. Raises SetupError for what is no address."""
+    """A client for the api at `url`, to be used as a context manager.
+
+    Raises SetupError for what is no address, AuthError for what cannot be a token.
+    """
     headers = {"Authorization": f"Bearer {token}"}
     try:
         # An HTTP proxy of the environment must not see a token that is meant for the api.
         return httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+    except UnicodeEncodeError as error:
+        raise AuthError("JSM_TOKEN holds signs that no token has", "Give the token as the api told it") from error
     except httpx.InvalidURL as error:
         raise SetupError(f"{url!r} is not an address ({error})", "Write it like http://127.0.0.1:8080") from error
 

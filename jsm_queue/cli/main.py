@@ -130,7 +130,7 @@ def submit(
     """Start a study. The same spec with the same data again returns or resumes it."""
     from jsm_queue.cli import studies
 
-    studies.submit(spec, watch, json)
+    raise typer.Exit(studies.submit(spec, watch, json))
 
 
 @app.command()

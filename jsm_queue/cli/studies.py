@@ -17,13 +17,13 @@ from jsm_queue.spec import read_spec
 SHORT = 12  # digits of an id that are shown
 
 
-def submit(path: Path, follow: bool, as_json: bool) -> None:
-    """Starts the study of a spec, or resumes it."""
+def submit(path: Path, follow: bool, as_json: bool) -> int:
+    """Starts the study of a spec, or resumes it. Returns the exit status: 1 when it was followed and a job failed."""
     with client.connect() as api:
         study = send(api, path, quiet=as_json)
         if as_json:
             console.print_json(study)
-            return
+            return 0
         counts = study["jobs"]
         how = f"{study['state']}, was submitted before" if study["resumed"] else "started"
         console.out.print(
@@ -34,6 +34,7 @@ def submit(path: Path, follow: bool, as_json: bool) -> None:
                 study = dict(watch.follow(api, study["id"]).study)
         tell_lost(study, str(path))
         console.out.print(f"Next  jsm status {study['id'][:SHORT]} · jsm report {study['id'][:SHORT]}")
+        return 1 if follow and view.lost_line(study, str(path)) else 0
 
 
 def send(api: httpx.Client, path: Path, quiet: bool) -> dict[str, Any]:

@@ -103,3 +103,27 @@ def test_a_home_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = jsm("up", home=tmp_path / "file" / "home")
     assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+
+
+SPEC = "{name: x, data: {source: a.jsonl}, bases: [{name: b, source: b}], "
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: 2026-13-45",
+        "[" * 5000,
+        SPEC + "stages: {bases: {n: 9}}, training: {lr: .inf}}",
+        SPEC + "stages: {bases: {n: 9, seeds: [4294967296]}}}",
+    ],
+)
+def test_a_spec_that_cannot_be_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
+    done = jsm("plan", str(tmp_path / "study.yaml"), "--dry-run", home=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+
+
+def test_a_token_that_is_none_is_told(tmp_path: Path) -> None:
+    done = jsm("status", home=tmp_path, JSM_API_URL="http://127.0.0.1:1", JSM_TOKEN="あ")
+    assert (done.returncode, done.stderr.count("\n")) == (5, 1)
