@@ -19,7 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.form import ROOT, Row, report
 from jsm_queue.data.examples import Example, write_examples
-from jsm_queue.kinds import BaseRef, FileRef, Params, PrepareParams, ScoreParams, TrainParams
+from jsm_queue.kinds import BaseRef, FileRef, Params, ScoreParams, TrainParams
+from jsm_queue.planner import prepare_params
 from jsm_queue.spec import TrainingSpec, read_spec
 from workers.engine import bases
 from workers.kinds import prepare, score, train
@@ -64,20 +65,10 @@ def main() -> int:
 def river(folder: Path) -> Iterator[Row]:
     """Validation NLL of the demo's base at n = RIVER_N, quantized and not."""
     spec = read_spec(RIVER / "study.yaml")
-    data = spec.data
     source = folder / "prepare" / "inputs" / "source"
     source.mkdir(parents=True)
     shutil.copy(RIVER / "graph.yaml", source)
-    params = PrepareParams(
-        source=FileRef(sha="0" * 64, suffix=".yaml"),
-        bench=None,
-        seed=data.seed,
-        validation=data.validation,
-        test_taught=data.test_taught,
-        test_unseen=data.test_unseen,
-        near_duplicate=data.near_duplicate,
-        max_answer_chars=data.max_answer_chars,
-    )
+    params = prepare_params(spec.data, FileRef(sha="0" * 64, suffix=".yaml"), bench=None)
     dataset = folder / "prepare" / "out"
     dataset.mkdir()
     prepare.run(Work(params, folder / "prepare" / "inputs", dataset, DEVICE, lambda *_: None))

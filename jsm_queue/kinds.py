@@ -30,6 +30,10 @@ class FileRef(Params):
     suffix: Annotated[str, StringConstraints(pattern=r"^\.[a-z0-9]{1,8}$")]
 
 
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+"""Suffixes of weights that can run code when they are read: no base may have them alone."""
+
+
 class BaseRef(Params):
     """A base model as content: the files of a local folder, one GGUF file, or a hub repository at a commit."""
 

@@ -12,6 +12,7 @@ from jsm_queue.kinds import (
     AnswerParams,
     BaseRef,
     ConvertParams,
+    FileRef,
     Inputs,
     JobDraft,
     JudgeParams,
@@ -22,7 +23,7 @@ from jsm_queue.kinds import (
     TrainParams,
     draft,
 )
-from jsm_queue.spec import BaseSpec, StudySpec
+from jsm_queue.spec import BaseSpec, DataSpec, StudySpec
 
 Stage = Literal["scale", "bases", "quantization"]
 TERMINAL = frozenset({"done", "failed", "quarantined", "skipped"})
@@ -223,10 +224,14 @@ def _with_latency(study: Study, stage: Stage, jobs: list[Wanted]) -> list[Wanted
 
 
 def _prepare(study: Study) -> JobDraft:
-    data = study.spec.data
-    params = PrepareParams(
-        source=study.inputs.source,
-        bench=study.inputs.bench,
+    return draft("prepare", prepare_params(study.spec.data, study.inputs.source, study.inputs.bench))
+
+
+def prepare_params(data: DataSpec, source: FileRef, bench: FileRef | None) -> PrepareParams:
+    """What makes the dataset of a spec's data."""
+    return PrepareParams(
+        source=source,
+        bench=bench,
         seed=data.seed,
         validation=data.validation,
         test_taught=data.test_taught,
@@ -234,7 +239,6 @@ def _prepare(study: Study) -> JobDraft:
         near_duplicate=data.near_duplicate,
         max_answer_chars=data.max_answer_chars,
     )
-    return draft("prepare", params)
 
 
 def _train(study: Study, cell: Cell) -> JobDraft:

@@ -11,14 +11,13 @@ from jsm_queue.canonical import content_hash, file_hash
 from jsm_queue.cli import basefacts
 from jsm_queue.data.chat_templates import TEMPLATES
 from jsm_queue.errors import DataError, JsmError, ModelError, SetupError
-from jsm_queue.kinds import BaseFacts, BaseRef, FileRef, Inputs
+from jsm_queue.kinds import PICKLED, BaseFacts, BaseRef, FileRef, Inputs
 from jsm_queue.spec import BaseSpec, StudySpec
 
 DATA_SUFFIXES = (".yaml", ".yml", ".jsonl", ".csv")
 """of a corpus or a bench: what says how its file is read"""
 MODEL_SUFFIXES = {".json", ".jinja", ".model", ".safetensors", ".txt"}
 """of a base's folder, what belongs to the model; its README and the like do not change a result"""
-PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")

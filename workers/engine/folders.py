@@ -8,9 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from jsm_queue.errors import ModelError
-
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-"""Weights in these files can run code when they are read."""
+from jsm_queue.kinds import PICKLED
 
 HEADER_MAX = 100_000_000
 """Bytes of a safetensors header: the format's own limit."""
