@@ -11,7 +11,7 @@ COPY workers workers
 ARG CMAKE_ARGS="-DGGML_NATIVE=OFF"
 # Where the CPU build of torch lies, if the default index shall not decide.
 ARG PIP_EXTRA_INDEX_URL=""
-RUN python scripts/install.py api worker
+RUN python scripts/install.py api worker parquet postgres
 
 FROM python:3.11-slim
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* \

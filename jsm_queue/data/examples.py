@@ -13,8 +13,20 @@ from jsm_queue.files import write_whole
 Stratum = Literal["taught", "unseen", ""]
 
 
+class Turn(BaseModel):
+    """An earlier question of a conversation, and the answer it got."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    question: str
+    answer: str
+
+
 class Example(BaseModel):
     """A question and its reference answer.
+
+    `history`: the turns before the question, oldest first, which are context and carry no loss. `system`: the
+    conversation's own system prompt, which replaces the study's; None where it has none.
 
     `key_facts`: what a right answer must contain, each a list of accepted spellings. `stratum`: "taught"
     when the training data states the facts in other words, "unseen" when it shares none of them, "" when
@@ -27,6 +39,8 @@ class Example(BaseModel):
     id: str
     question: str
     answer: str
+    history: list[Turn] = []
+    system: str | None = None
     key_facts: list[list[str]] = []
     stratum: Stratum = ""
     category: str = ""
