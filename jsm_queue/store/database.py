@@ -1,4 +1,9 @@
-"""Opening the database, and its two kinds of transaction."""
+"""Opening the database, and its two kinds of transaction.
+
+Writers come one after the other on both databases: SQLite by BEGIN IMMEDIATE, Postgres by one advisory lock that a
+write transaction takes first. So what a writer reads stays true until it commits, wherever the store lies, and no
+transaction fails for another's sake. Readers are never kept waiting: each sees one consistent state of the store.
+"""
 
 import sqlite3
 from collections.abc import Iterator
@@ -6,49 +11,68 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session, SQLModel
 
 from jsm_queue.errors import SetupError
-from jsm_queue.store import tables, views
+from jsm_queue.store import migrate, views
 
-BUSY_TIMEOUT_MS = 10_000  # how long a writer waits for another's commit before "database is locked"
+BUSY_TIMEOUT_MS = 10_000  # how long a writer waits for another's commit before it fails
+IDLE_TIMEOUT_MS = 60_000  # after which Postgres ends the transaction of a process that stands still
+WRITER_LOCK = 0x6A736D  # the advisory lock of Postgres that a writer holds ("jsm")
+DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
 
 def open_store(url: str) -> Engine:
-    """The store at a SQLAlchemy URL, its tables and views made where they are missing. Raises SetupError."""
-    if url.startswith("sqlite:///"):
-        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    engine = _engine(url)
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _configure_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
+    """The store at a URL, brought to this version's schema. Raises SetupError.
+
+    `sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/DATABASE`.
+    """
+    address = _address(url)
+    if address.drivername == "sqlite" and address.database:
+        Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = _engine(address)
     try:
         with engine.execution_options(jsm_write=True).begin() as connection:
-            SQLModel.metadata.create_all(connection, tables=[t.__table__ for t in _all_tables()])  # type: ignore[attr-defined]
+            migrate.upgrade(connection)
             views.create(connection)
-    except OperationalError as error:
+    except DBAPIError as error:
         raise SetupError(
-            f"The store at {engine.url!r} cannot be opened ({error.orig})",
-            "Check JSM_HOME and JSM_DATABASE_URL",
+            f"The store at {address!r} cannot be opened ({_first_line(error.orig)})",
+            "Check JSM_HOME and JSM_DATABASE_URL, and that the database runs",
         ) from error
     return engine
 
 
-def _engine(url: str) -> Engine:
-    fix = "Leave JSM_DATABASE_URL unset: the store of this version is SQLite"
+def _address(url: str) -> URL:
+    fix = "Set JSM_DATABASE_URL to postgresql://USER:PASSWORD@HOST/DATABASE, or leave it unset for SQLite"
     try:
-        return create_engine(url, pool_pre_ping=True)
-    except ModuleNotFoundError as error:
-        raise SetupError(f"JSM_DATABASE_URL needs {error.name}, which is not installed", fix) from error
+        address = make_url(url)
     except (ArgumentError, ValueError) as error:  # a bad port is a ValueError
         raise SetupError("JSM_DATABASE_URL is not the address of a database", fix) from error
+    if address.drivername not in {*DRIVERS, *DRIVERS.values()}:
+        raise SetupError(f"JSM_DATABASE_URL is not the address of a database: {address.drivername!r} is unknown", fix)
+    return address.set(drivername=DRIVERS.get(address.drivername, address.drivername))
 
 
-def _all_tables() -> list[type[SQLModel]]:
-    return [value for value in vars(tables).values() if isinstance(value, type) and hasattr(value, "__table__")]
+def _engine(address: URL) -> Engine:
+    if address.drivername == "sqlite":
+        engine = create_engine(address)
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    # The driver's default is to wait for ever for a host that does not answer, and for a lock.
+    options = f"-c lock_timeout={BUSY_TIMEOUT_MS} -c idle_in_transaction_session_timeout={IDLE_TIMEOUT_MS}"
+    arguments = {"connect_timeout": 10, "application_name": "jsm-queue", "options": options}
+    try:
+        engine = create_engine(address, pool_pre_ping=True, connect_args=arguments)
+    except ModuleNotFoundError as error:
+        fix = "pip install 'jsm-queue[postgres]', or leave JSM_DATABASE_URL unset for SQLite"
+        raise SetupError(f"JSM_DATABASE_URL needs {error.name}, which is not installed", fix) from error
+    event.listen(engine, "begin", _begin_postgres)
+    return engine
 
 
 def _configure_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
@@ -64,8 +88,22 @@ def _configure_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntr
 
 def _begin_sqlite(connection: Connection) -> None:
     # A deferred BEGIN that reads and then writes fails "locked" under load, whatever the busy timeout.
-    write = connection.get_execution_options().get("jsm_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if _writes(connection) else "BEGIN")
+
+
+def _begin_postgres(connection: Connection) -> None:
+    if _writes(connection):
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
+    else:
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+
+
+def _writes(connection: Connection) -> bool:
+    return connection.get_execution_options().get("jsm_write", False)
+
+
+def _first_line(error: BaseException | None) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0]
 
 
 @contextmanager

@@ -6,8 +6,14 @@ and attempts are random.
 
 from typing import Any
 
-from sqlalchemy import JSON, Column, Index, text
+from sqlalchemy import JSON, BigInteger, Column, Index, Integer, String, text
 from sqlmodel import Field, SQLModel
+from sqlmodel.sql.sqltypes import AutoString
+
+TEXT = String().with_variant(String(collation="C"), "postgresql")
+"""Ordered by code points on both databases, so that equal records give equal verdict bytes."""
+BIG = BigInteger().with_variant(Integer(), "sqlite")
+"""64 bits: sizes in bytes, and numbers that only grow. SQLite's integers have them anyway."""
 
 
 def _json(nullable: bool = False) -> Any:
@@ -103,7 +109,7 @@ class Slot(SQLModel, table=True):
     idx: int = Field(primary_key=True)
     kind: str
     device: str
-    vram_free: int
+    vram_free: int = Field(sa_type=BIG)  # type: ignore[call-overload]
     free: bool
     warm_base: str | None = None
 
@@ -146,8 +152,8 @@ class Attempt(SQLModel, table=True):
     reason: str | None = None
     message: str | None = None
     log_tail: str | None = None
-    position: int = 0
-    total: int = 0
+    position: int = Field(default=0, sa_type=BIG)  # type: ignore[call-overload]
+    total: int = Field(default=0, sa_type=BIG)  # type: ignore[call-overload]
     metrics: dict[str, Any] | None = _json(nullable=True)
     provenance: dict[str, Any] | None = _json(nullable=True)
     offered_at: float
@@ -168,7 +174,7 @@ class Artifact(SQLModel, table=True):
     """A content-addressed file that is whole in the api's storage."""
 
     sha: str = Field(primary_key=True)
-    size: int
+    size: int = Field(sa_type=BIG)  # type: ignore[call-overload]
     created_at: float
 
 
@@ -203,7 +209,7 @@ class Metric(SQLModel, table=True):
 class Event(SQLModel, table=True):
     """What changed, in order. `seq` has no gaps."""
 
-    seq: int = Field(primary_key=True)
+    seq: int = Field(primary_key=True, sa_type=BIG)  # type: ignore[call-overload]
     at: float
     what: str
     study: str | None = None
@@ -228,3 +234,9 @@ class Token(SQLModel, table=True):
     created_at: float
     expires_at: float | None = None
     used_at: float | None = None
+
+
+for _table in SQLModel.metadata.tables.values():
+    for _column in _table.columns:
+        if isinstance(_column.type, AutoString):
+            _column.type = TEXT

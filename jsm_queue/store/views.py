@@ -31,8 +31,14 @@ VIEWS = {
 }
 
 
+def drop(connection: Connection) -> None:
+    """Remove the views, so that the tables below them can change."""
+    for name in VIEWS:
+        connection.execute(text(f"DROP VIEW IF EXISTS {name}"))
+
+
 def create(connection: Connection) -> None:
     """Make the views anew; they hold no data."""
+    drop(connection)
     for name, body in VIEWS.items():
-        connection.execute(text(f"DROP VIEW IF EXISTS {name}"))
         connection.execute(text(f"CREATE VIEW {name} AS {body}"))

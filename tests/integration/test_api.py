@@ -25,8 +25,8 @@ SHA = hashlib.sha256(DATA).hexdigest()
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> Iterator[TestClient]:
-    settings = Settings(home=tmp_path, broker_url="redis://127.0.0.1:1/0")
+def client(tmp_path: Path, database_url: str) -> Iterator[TestClient]:
+    settings = Settings(home=tmp_path, database_url=database_url, broker_url="redis://127.0.0.1:1/0")
     token = create_token(open_store(settings.store_url), "admin")
     with TestClient(create_app(settings), headers={"Authorization": f"Bearer {token}"}) as client:
         yield client

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from jsm_queue.artifacts import Uploads, find, path_of
 from jsm_queue.errors import ConflictError, NotFoundError
 from jsm_queue.protocol import ArtifactState
 from jsm_queue.store import queries
-from jsm_queue.store.database import open_store, reading
+from jsm_queue.store.database import reading
 from tests.waiting import wait_for
 
 DATA = b"model " * 1000
@@ -24,13 +24,6 @@ SIZE = len(DATA)
 SHA = hashlib.sha256(DATA).hexdigest()
 EMPTY = hashlib.sha256(b"").hexdigest()
 NOTHING = ArtifactState(have=False, offset=0)
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_store(f"sqlite:///{(tmp_path / 'store.sqlite').as_posix()}")
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """One round of the coordinator on a real SQLite store."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,14 @@ from jsm_queue import coordinator, lifecycle, protocol
 from jsm_queue.protocol import Bell
 from jsm_queue.settings import Settings
 from jsm_queue.store import tables as t
-from jsm_queue.store.database import open_store, reading, writing
+from jsm_queue.store.database import reading, writing
 from tests.unit.studies import inputs, spec
 
 NOW = 1.0
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_store(f"sqlite:///{(tmp_path / 'store.sqlite').as_posix()}")
+def engine(engine: Engine) -> Engine:
     hardware = protocol.Hardware(hardware_class="A", os="x", cpu="x", cores=1, memory_bytes=1)
     slots = [protocol.SlotReport(idx=0, kind="cpu", device="cpu", vram_free=1, free=True)]
     hello = protocol.HelloRequest(boot_id="b0" * 16, hardware=hardware, slots=slots, undelivered=[])
@@ -27,8 +25,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
         session.add(t.Worker(id="w0", name="w0", token_hash="0", joined_at=0))
         session.flush()
         lifecycle.hello(session, session.get_one(t.Worker, "w0"), hello, lease_s=1e12, now=NOW)
-    yield engine
-    engine.dispose()
+    return engine
 
 
 def submit(engine: Engine, name: str) -> str:

@@ -1,8 +1,5 @@
 """The lifecycle on a real SQLite store: what DESIGN §8 promises, and what comes too late."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from sqlalchemy import Engine
 from sqlmodel import select
@@ -13,7 +10,7 @@ from jsm_queue.kinds import KINDS, JobDraft
 from jsm_queue.planner import Cell, Wanted
 from jsm_queue.scheduler import Offer
 from jsm_queue.store import tables as t
-from jsm_queue.store.database import open_store, reading, writing
+from jsm_queue.store.database import reading, writing
 from tests.unit.studies import inputs, sha, spec
 
 A = JobDraft("convert", {"x": 1})
@@ -25,8 +22,7 @@ LEASE = 60.0
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_store(f"sqlite:///{(tmp_path / 'store.sqlite').as_posix()}")
+def engine(engine: Engine) -> Engine:
     with writing(engine) as s:
         s.add(t.Worker(id="w0", name="w0", token_hash="0", joined_at=0))
         s.add(t.Worker(id="w1", name="w1", token_hash="1", joined_at=0))
@@ -34,8 +30,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
         for worker in ("w0", "w1"):
             lifecycle.hello(s, s.get_one(t.Worker, worker), greeting(BOOT), LEASE, 0.0)
     submit(engine, "s")
-    yield engine
-    engine.dispose()
+    return engine
 
 
 def submit(engine: Engine, name: str) -> str:

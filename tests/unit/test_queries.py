@@ -2,8 +2,6 @@
 
 import math
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +14,7 @@ from jsm_queue.kinds import JobDraft
 from jsm_queue.planner import Cell, Wanted
 from jsm_queue.store import queries
 from jsm_queue.store import tables as t
-from jsm_queue.store.database import open_store, reading, writing
+from jsm_queue.store.database import reading, writing
 from tests.unit.studies import inputs, spec
 
 SCORE = JobDraft("score", {"split": "validation"})
@@ -26,8 +24,7 @@ CELL = Cell("bases", "a", 10, 1)
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_store(f"sqlite:///{(tmp_path / 'store.sqlite').as_posix()}")
+def engine(engine: Engine) -> Engine:
     toy = spec()
     with writing(engine) as s:
         study, _ = lifecycle.add_study(s, toy.model_dump(mode="json"), inputs(toy).model_dump(mode="json"), 0.0)
@@ -35,8 +32,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
         for job, split_nll in ((SCORE, 2.0), (TEST, 4.0)):
             fill(s, job, {"nll": split_nll, "tokens": 2.0, "bytes": 8.0})
         fill(s, JUDGE, {"score": 1.5})
-    yield engine
-    engine.dispose()
+    return engine
 
 
 def fill(s: Session, job: JobDraft, values: dict[str, float]) -> None:
