@@ -12,12 +12,13 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from jsm_queue import lifecycle
 from jsm_queue.canonical import file_hash
 from jsm_queue.crashpoints import reach
 from jsm_queue.errors import ConflictError, NotFoundError
 from jsm_queue.files import publish
 from jsm_queue.protocol import ArtifactState
-from jsm_queue.store.database import insert_or_ignore, reading, writing
+from jsm_queue.store.database import reading, writing
 from jsm_queue.store.tables import Artifact
 
 ASK_AGAIN = "Ask for the offset again"
@@ -97,8 +98,28 @@ class Uploads:
                 publish(partial, whole)
                 reach("artifact_renamed")
             with writing(self._engine) as session:
-                insert_or_ignore(session, Artifact(sha=sha, size=size, created_at=now))
+                lifecycle.know(session, sha, size, now)
             partial.unlink(missing_ok=True)  # it was sent although it is here
+
+    def collect(self, before: float, now: float) -> list[str]:
+        """Remove the files that nobody refers to and nobody touched since `before`. Returns their hashes.
+
+        A file that is sent again meanwhile stays: it is not doomed any more.
+        """
+        with writing(self._engine) as session:
+            doomed = lifecycle.doom(session, before, now)
+        return [sha for sha in doomed if self._remove(sha)]
+
+    def _remove(self, sha: str) -> bool:
+        with self._alone(sha):
+            with reading(self._engine) as session:
+                row = session.get(Artifact, sha)
+            if row is None or row.state != "doomed":
+                return False
+            path_of(self.root, sha).unlink(missing_ok=True)
+            with writing(self._engine) as session:
+                lifecycle.forget(session, sha)
+        return True
 
     def _partial(self, sha: str) -> Path:
         return self.root / "partial" / sha
@@ -161,8 +182,8 @@ class Uploads:
         if _size(whole) != size:
             return False
         with reading(self._engine) as session:
-            known = session.get(Artifact, sha) is not None
-        return known or file_hash(whole) == sha
+            known = session.get(Artifact, sha)
+        return (known is not None and known.state == "whole") or file_hash(whole) == sha
 
 
 def _size(path: Path) -> int | None:

@@ -20,10 +20,17 @@ class SlotState:
 
 @dataclass
 class Held:
-    """An attempt that this worker holds. `stop` is set when it is unwanted or the agent leaves."""
+    """An attempt that this worker holds. `stop` is set when it shall end here, `released`: for another to go on."""
 
     report: AttemptReport
     stop: threading.Event = field(default_factory=threading.Event)
+    released: bool = False
+
+    def obey(self, wish: Desired | None) -> None:
+        """Stop or release it; what is whole on the disk is delivered all the same."""
+        if wish in ("release", "stop") and self.report.phase == "running" and not self.stop.is_set():
+            self.released = wish == "release"
+            self.stop.set()
 
 
 class Board:
@@ -85,8 +92,7 @@ class Board:
             if attempt in self._held or self.leaving.is_set():
                 return None
             held = self._held[attempt] = Held(AttemptReport(attempt=attempt, phase="running"))
-            if self._desired.get(attempt) == "stop":  # it was unwanted before its message came
-                held.stop.set()
+            held.obey(self._desired.get(attempt))  # it may have been unwanted before its message came
             return held
 
     def holds(self, attempt: str) -> bool:
@@ -120,12 +126,11 @@ class Board:
             return [held.report for held in self._held.values()]
 
     def obey(self, desired: dict[str, Desired]) -> None:
-        """Stop the running attempts that nobody wants. A finished result is delivered all the same."""
+        """Stop the running attempts that nobody wants, release those that shall run elsewhere or later."""
         with self._lock:
             self._desired = desired
             for attempt, held in self._held.items():
-                if desired.get(attempt) == "stop" and held.report.phase == "running":
-                    held.stop.set()
+                held.obey(desired.get(attempt))
 
     def leave(self) -> None:
         """The agent ends: nothing new begins, what runs is stopped."""

@@ -1,31 +1,60 @@
-"""The only place that changes a study's, job's, run's or attempt's state.
+"""The only place that changes a study's, job's, run's, attempt's or artifact's state.
 
 Every function takes the session of an open write transaction (`store.database.writing`) and the time, changes states
 and writes an event for each change; the caller commits. What came too late or from a replaced attempt raises
 ConflictError and changes nothing.
 
-    job      waiting → ready → active → done | failed | quarantined;   waiting → skipped;   active → ready
+    job      waiting → ready             all needs done
+             waiting → skipped           a need failed, was quarantined or skipped
+             ready → active → done       done: compare-and-set on accepted_attempt
+             active → ready              its attempt is suspect, or ended without a charge or under budget
+             active → failed             an error that would come again
+             active | ready → quarantined
+             failed | quarantined → ready, skipped → waiting      a retry, or a new study that lists it
+             quarantined → done          a complete late result; its skipped dependents → waiting
     run      offered → claimed → closed
-    attempt  offered → running → delivering → accepted;   any of them → ended(reason)
+    attempt  offered → running → delivering → accepted
+             running | delivering → suspect → running | delivering | ended(lost)
+             any live one → ended(reason);   ended(lost | cancelled) → accepted, while its job is not done
+    study    running ↔ paused;   running | paused → cancelled → running;   running → ended → running (a retry)
+    artifact whole → doomed → gone;   doomed → whole: sent again
 """
 
-from jsm_queue.lifecycle.attempts import accept, check_session, claim, end, offer
+from jsm_queue.lifecycle.attempts import accept, check_session, checkpoint, claim, end, offer
+from jsm_queue.lifecycle.files import doom, forget, know, touch
 from jsm_queue.lifecycle.sessions import heartbeat, hello, join, reap
-from jsm_queue.lifecycle.studies import add_study, cancel_study, end_study, list_jobs, write_verdict
+from jsm_queue.lifecycle.studies import (
+    add_study,
+    cancel_study,
+    end_study,
+    list_jobs,
+    pause_study,
+    resume_study,
+    retry_study,
+    write_verdict,
+)
 
 __all__ = [
     "accept",
     "add_study",
     "cancel_study",
     "check_session",
+    "checkpoint",
     "claim",
+    "doom",
     "end",
     "end_study",
+    "forget",
     "heartbeat",
     "hello",
     "join",
+    "know",
     "list_jobs",
     "offer",
+    "pause_study",
     "reap",
+    "resume_study",
+    "retry_study",
+    "touch",
     "write_verdict",
 ]

@@ -9,14 +9,16 @@ from jsm_queue import protocol
 from jsm_queue.crashpoints import reach
 from jsm_queue.errors import ConflictError, GoneError
 from jsm_queue.kinds import KINDS
+from jsm_queue.lifecycle.files import require_whole
 from jsm_queue.lifecycle.jobs import bump_control, give_up, set_job, swap_state, wake_dependents
 from jsm_queue.scheduler import Offer
 from jsm_queue.store import tables as t
 from jsm_queue.store.events import log
 
 MAX_CHARGES = 3  # crashed or stalled attempts, on at least two workers or on every live one, until quarantine
-MAX_LOST = 5  # attempts lost in a row until quarantine
-CHARGING = ("crashed", "stalled", "oom")
+MAX_LOST = 5  # attempts lost in a row without a new checkpoint until quarantine
+MAX_OOMS = 4  # attempts that ran out of memory, each with a smaller plan, until the job failed
+CHARGING = ("crashed", "stalled")
 
 
 def check_session(worker: t.Worker, boot_id: str) -> None:
@@ -28,24 +30,39 @@ def check_session(worker: t.Worker, boot_id: str) -> None:
 def offer(session: Session, choice: Offer, run_id: str, attempt_id: str, now: float) -> bool:
     """ready → active, with a run and an attempt offered to a slot; False when job or slot are not free any more.
 
-    A compare-and-set under the unique indexes, so two coordinators cannot bind one job or one slot twice.
+    A suspect attempt of the job is lost now that it has a successor. A compare-and-set under the unique indexes, so two
+    coordinators cannot bind one job or one slot twice.
     """
-    taken = (
-        select(func.count())
-        .select_from(t.Run)
-        .where(t.Run.worker == choice.worker, t.Run.slot == choice.slot, t.Run.state != "closed")
-    )
-    if session.exec(taken).one() or not swap_state(session, choice.job, "ready", "active"):
+    if _slot_taken(session, choice):
         return False
-    session.add(t.Run(id=run_id, worker=choice.worker, slot=choice.slot, state="offered", offered_at=now))
+    _end_suspect(session, choice.job, now)
+    if not swap_state(session, choice.job, "ready", "active"):
+        return False
+    job, worker = session.get_one(t.Job, choice.job), session.get_one(t.Worker, choice.worker)
+    session.add(t.Run(id=run_id, worker=worker.id, slot=choice.slot, state="offered", offered_at=now))
     session.flush()
-    session.add(
-        t.Attempt(id=attempt_id, job=choice.job, run=run_id, worker=choice.worker, state="offered", offered_at=now)
-    )
+    attempt = t.Attempt(id=attempt_id, job=job.id, run=run_id, worker=worker.id, state="offered", offered_at=now)
+    attempt.began_at, attempt.disk_free = job.position, worker.disk_free
+    session.add(attempt)
     session.flush()
     log(session, now, "attempt offered", job=choice.job, attempt=attempt_id, worker=choice.worker)
     reach("offer_commit")
     return True
+
+
+def _slot_taken(session: Session, choice: Offer) -> bool:
+    open_runs = (
+        select(func.count())
+        .select_from(t.Run)
+        .where(t.Run.worker == choice.worker, t.Run.slot == choice.slot, t.Run.state != "closed")
+    )
+    return session.exec(open_runs).one() > 0
+
+
+def _end_suspect(session: Session, job_id: str, now: float) -> None:
+    suspects = select(t.Attempt).where(t.Attempt.job == job_id, t.Attempt.state == "suspect")
+    for suspect in session.exec(suspects).all():
+        end_attempt(session, suspect, "lost", "its worker's lease expired, and another takes over", "", now)
 
 
 def claim(
@@ -70,6 +87,7 @@ def claim(
 
 
 def deliverable(session: Session, attempt_id: str) -> bool:
+    """Whether a complete result of this attempt would be accepted."""
     attempt = session.get(t.Attempt, attempt_id)
     if attempt is None:
         return False
@@ -88,7 +106,7 @@ def accept(session: Session, attempt_id: str, worker_id: str, result: protocol.R
     job = session.get_one(t.Job, attempt.job)
     if not deliverable(session, attempt_id):
         raise ConflictError(f"Attempt {attempt_id} was replaced: its job is {job.state}", "Drop the result")
-    _require_outputs(session, job, result)
+    _require_outputs(session, job, result, now)
     won = (
         update(t.Job)
         .where(col(t.Job.id) == job.id, col(t.Job.accepted_attempt).is_(None))
@@ -120,7 +138,7 @@ def _own_attempt(session: Session, attempt_id: str, worker_id: str) -> t.Attempt
     return attempt
 
 
-def _require_outputs(session: Session, job: t.Job, result: protocol.ResultRequest) -> None:
+def _require_outputs(session: Session, job: t.Job, result: protocol.ResultRequest, now: float) -> None:
     roles = {artifact.role for artifact in result.artifacts}
     if roles != set(KINDS[job.kind].outputs):
         raise ConflictError(
@@ -128,8 +146,7 @@ def _require_outputs(session: Session, job: t.Job, result: protocol.ResultReques
             "Update the worker",
         )
     for artifact in result.artifacts:
-        if session.get(t.Artifact, artifact.sha) is None:
-            raise ConflictError(f"Artifact {artifact.sha} was not uploaded", "Upload it, then send the result again")
+        require_whole(session, artifact.sha, now)
 
 
 def _enter(session: Session, job_id: str, attempt_id: str, result: protocol.ResultRequest) -> None:
@@ -159,6 +176,37 @@ def _close_offer(session: Session, attempt: t.Attempt) -> None:
         run.state = "closed"
 
 
+def checkpoint(
+    session: Session, attempt_id: str, worker_id: str, request: protocol.CheckpointRequest, now: float
+) -> None:
+    """What lets a later attempt go on from `position`; the job keeps its two newest. It revives a suspect attempt.
+
+    A replay changes nothing. Raises ConflictError from a replaced attempt, and for a position that is not new.
+    """
+    attempt = _own_attempt(session, attempt_id, worker_id)
+    job = session.get_one(t.Job, attempt.job)
+    if attempt.state not in ("running", "delivering", "suspect"):
+        raise ConflictError(f"Attempt {attempt_id} is {attempt.state} ({attempt.reason}) by now", "Drop it")
+    if (request.sha, request.position) == (job.checkpoint, job.position):
+        return
+    if request.position <= job.position:
+        raise ConflictError(f"Job {job.id} has a checkpoint at {job.position}, not before {request.position}", "Go on")
+    require_whole(session, request.sha, now)
+    revive_suspect(session, attempt, "running", now)
+    job.checkpoint_prev, job.position_prev = job.checkpoint, job.position
+    job.checkpoint, job.position, job.losses = request.sha, request.position, 0
+    session.flush()
+    log(session, now, "checkpoint", job=job.id, attempt=attempt_id, worker=worker_id, data={"position": job.position})
+
+
+def revive_suspect(session: Session, attempt: t.Attempt, phase: str, now: float) -> None:
+    """suspect → running | delivering, its job ready → active: its worker is heard of again, and nobody took over."""
+    if attempt.state == "suspect" and swap_state(session, attempt.job, "ready", "active"):
+        attempt.state = phase
+        session.flush()
+        log(session, now, f"attempt {phase}", job=attempt.job, attempt=attempt.id, worker=attempt.worker)
+
+
 def end(session: Session, attempt_id: str, worker_id: str, request: protocol.EndRequest, now: float) -> None:
     """The worker says that an attempt ended without a result. A replay changes nothing."""
     attempt = _own_attempt(session, attempt_id, worker_id)
@@ -184,19 +232,47 @@ def end_attempt(session: Session, attempt: t.Attempt, reason: str, message: str,
         data={"reason": reason, "message": message},
     )
     job = session.get_one(t.Job, attempt.job)
-    if job.state != "active":
+    if job.state not in ("active", "ready"):  # ready: the attempt was suspect
         return
-    job.charges += reason in CHARGING
+    _charge(session, job, attempt, reason)
+    verdict = _given_up(session, job, reason, message, now)
+    if verdict:
+        give_up(session, job, *verdict, now)
+    elif job.state == "active":
+        set_job(session, job, "ready", now)
+
+
+def _charge(session: Session, job: t.Job, attempt: t.Attempt, reason: str) -> None:
+    """What an end counts for. In a fused run nobody knows whose fault it was: each job runs alone from then on."""
     if reason != "unclaimed":  # says nothing of the job
         job.losses = job.losses + 1 if reason == "lost" else 0
+    if reason in (*CHARGING, "oom") and _fused(session, attempt):
+        job.solo = True
+        return
+    job.ooms += reason == "oom"
+    if reason in CHARGING:
+        job.charges += 1
+        if job.position <= attempt.began_at:  # the checkpoint that it began from may be what breaks it
+            job.checkpoint, job.position = job.checkpoint_prev, job.position_prev
+            job.checkpoint_prev, job.position_prev = None, 0
+
+
+def _fused(session: Session, attempt: t.Attempt) -> bool:
+    beside = select(func.count()).select_from(t.Attempt).where(t.Attempt.run == attempt.run)
+    return session.exec(beside).one() > 1
+
+
+def _given_up(session: Session, job: t.Job, reason: str, message: str, now: float) -> tuple[str, str] | None:
+    """(state, error) of a job that is not tried again after such an end."""
     if reason == "error":
-        give_up(session, job, "failed", message or "error", now)
-    elif reason in CHARGING and job.charges >= MAX_CHARGES and _charged_widely(session, job, now):
-        give_up(session, job, "quarantined", f"{reason} {job.charges} times: {message}", now)
-    elif job.losses >= MAX_LOST:
-        give_up(session, job, "quarantined", f"its worker was lost {MAX_LOST} times in a row", now)
-    else:
-        set_job(session, job, "ready", now)
+        return "failed", message or "error"
+    if reason == "oom" and job.ooms >= MAX_OOMS:
+        return "failed", f"out of memory {job.ooms} times, each time with a smaller plan: {message}"
+    if reason in CHARGING and job.charges >= MAX_CHARGES and _charged_widely(session, job, now):
+        return "quarantined", f"{reason} {job.charges} times: {message}"
+    if job.losses >= MAX_LOST:
+        return "quarantined", f"its worker was lost {MAX_LOST} times in a row"
+    return None
 
 
 def _charged_widely(session: Session, job: t.Job, now: float) -> bool:

@@ -37,7 +37,7 @@ def set_job(session: Session, job: t.Job, state: str, now: float) -> None:
 
 def swap_state(session: Session, job_id: str, old: str, new: str) -> bool:
     statement = update(t.Job).where(col(t.Job.id) == job_id, col(t.Job.state) == old).values(state=new)
-    return cast(CursorResult[Any], session.connection().execute(statement)).rowcount == 1
+    return cast(CursorResult[Any], session.exec(statement)).rowcount == 1
 
 
 def needs_done(session: Session, job_id: str) -> bool:
@@ -86,7 +86,7 @@ def revive(session: Session, jobs: Sequence[t.Job], now: float) -> None:
     """failed | quarantined → ready, what was skipped for them → waiting: a study lists them anew, or goes on."""
     for job in jobs:
         if job.state in ("failed", "quarantined"):
-            job.charges, job.losses, job.error, job.ended_at = 0, 0, None, None
+            job.charges, job.losses, job.ooms, job.error, job.ended_at = 0, 0, 0, None, None
             set_job(session, job, "ready", now)
             _unskip(session, job.id, now)
 

@@ -5,7 +5,8 @@ from sqlmodel import Session, col, select
 
 from jsm_queue import protocol
 from jsm_queue.errors import GoneError
-from jsm_queue.lifecycle.attempts import check_session, deliverable, end_attempt
+from jsm_queue.lifecycle.attempts import check_session, deliverable, end_attempt, revive_suspect
+from jsm_queue.lifecycle.jobs import set_job
 from jsm_queue.store import tables as t
 from jsm_queue.store.events import log
 
@@ -32,6 +33,7 @@ def hello(session: Session, worker: t.Worker, request: protocol.HelloRequest, le
     live = select(t.Attempt).where(t.Attempt.worker == worker.id, col(t.Attempt.state).in_(t.LIVE))
     for attempt in session.exec(live).all():
         if attempt.id in held:
+            revive_suspect(session, attempt, "delivering", now)
             attempt.state = "delivering"
         elif attempt.state == "offered":
             end_attempt(session, attempt, "unclaimed", "its worker started anew", "", now)
@@ -58,7 +60,7 @@ def heartbeat(
     Returns whether a slot became free.
     """
     check_session(worker, request.boot_id)
-    worker.lease_until = now + lease_s
+    worker.lease_until, worker.disk_free = now + lease_s, request.disk_free
     freed = False
     for report in request.slots:
         session.merge(_slot(worker.id, report))
@@ -67,15 +69,20 @@ def heartbeat(
             if run is not None and run.worker == worker.id and run.state == "claimed":
                 run.state, freed = "closed", True
     for seen in request.attempts:
-        attempt = session.get(t.Attempt, seen.attempt)
-        if attempt is None or attempt.worker != worker.id or attempt.state not in ("running", "delivering"):
-            continue
-        attempt.position, attempt.total, attempt.metrics = seen.position, seen.total, dict(seen.metrics)
-        if seen.phase == "delivering" and attempt.state == "running":
-            attempt.state = "delivering"
-            log(session, now, "attempt delivering", job=attempt.job, attempt=attempt.id, worker=worker.id)
+        _note(session, worker, seen, now)
     _end_forgotten(session, worker, {seen.attempt for seen in request.attempts}, now)
     return freed
+
+
+def _note(session: Session, worker: t.Worker, seen: protocol.AttemptReport, now: float) -> None:
+    attempt = session.get(t.Attempt, seen.attempt)
+    if attempt is None or attempt.worker != worker.id or attempt.state not in ("running", "delivering", "suspect"):
+        return
+    attempt.position, attempt.total, attempt.metrics = seen.position, seen.total, dict(seen.metrics)
+    revive_suspect(session, attempt, seen.phase, now)
+    if seen.phase == "delivering" and attempt.state == "running":
+        attempt.state = "delivering"
+        log(session, now, "attempt delivering", job=attempt.job, attempt=attempt.id, worker=worker.id)
 
 
 def _end_forgotten(session: Session, worker: t.Worker, held: set[str], now: float) -> None:
@@ -83,7 +90,7 @@ def _end_forgotten(session: Session, worker: t.Worker, held: set[str], now: floa
     claimed = (
         select(t.Attempt)
         .join(t.Run, col(t.Run.id) == col(t.Attempt.run))
-        .where(t.Attempt.worker == worker.id, col(t.Attempt.state).in_(("running", "delivering")))
+        .where(t.Attempt.worker == worker.id, col(t.Attempt.state).in_(("running", "delivering", "suspect")))
         .where(t.Run.state == "closed")
     )
     for attempt in session.exec(claimed).all():
@@ -92,18 +99,30 @@ def _end_forgotten(session: Session, worker: t.Worker, held: set[str], now: floa
 
 
 def reap(session: Session, offer_s: float, now: float, leases: bool) -> int:
-    """Ends offers that nobody claimed in time and, with `leases`, all attempts of workers whose lease expired.
+    """Ends offers that nobody claimed in time and, with `leases`, suspects the attempts of workers whose lease expired.
 
-    Returns how many attempts it ended.
+    Returns how many attempts it changed.
     """
     live = select(t.Attempt, t.Worker).join(t.Worker, col(t.Worker.id) == col(t.Attempt.worker))
-    ended = 0
-    for attempt, worker in session.exec(live.where(col(t.Attempt.state).in_(t.LIVE))).all():
+    changed = 0
+    for attempt, worker in session.exec(
+        live.where(col(t.Attempt.state).in_(("offered", "running", "delivering")))
+    ).all():
         if attempt.state == "offered" and attempt.offered_at + offer_s < now:
             end_attempt(session, attempt, "unclaimed", "nobody claimed the offer", "", now)
-        elif leases and worker.lease_until < now:
-            end_attempt(session, attempt, "lost", "its worker's lease expired", "", now)
+        elif leases and attempt.state != "offered" and worker.lease_until < now:
+            _suspect(session, attempt, now)
         else:
             continue
-        ended += 1
-    return ended
+        changed += 1
+    return changed
+
+
+def _suspect(session: Session, attempt: t.Attempt, now: float) -> None:
+    """running | delivering → suspect, its job → ready: replaceable, and as long as nobody replaces it not lost."""
+    attempt.state = "suspect"
+    session.flush()
+    log(session, now, "attempt suspect", job=attempt.job, attempt=attempt.id, worker=attempt.worker)
+    job = session.get_one(t.Job, attempt.job)
+    if job.state == "active":
+        set_job(session, job, "ready", now)

@@ -41,6 +41,35 @@ def cancel_study(session: Session, study: t.Study, now: float) -> None:
         bump_control(session)
 
 
+def pause_study(session: Session, study: t.Study, now: float) -> None:
+    """running → paused: nothing of it is assigned, and what runs is asked to give its slot back."""
+    if study.state == "running":
+        study.state = "paused"
+        log(session, now, "study paused", study=study.id)
+        bump_control(session)
+
+
+def resume_study(session: Session, study: t.Study, now: float) -> None:
+    """paused → running."""
+    if study.state == "paused":
+        study.state = "running"
+        log(session, now, "study running", study=study.id)
+        bump_control(session)
+
+
+def retry_study(session: Session, study: t.Study, now: float) -> int:
+    """Its failed and quarantined jobs → ready; an ended study → running. Verdicts that are written stand.
+
+    Returns how many jobs are tried again.
+    """
+    dead = [job for job in _jobs_of(session, study.id) if job.state in ("failed", "quarantined")]
+    revive(session, dead, now)
+    if dead and study.state == "ended":
+        study.state, study.ended_at = "running", None
+        log(session, now, "study running", study=study.id)
+    return len(dead)
+
+
 def end_study(session: Session, study_id: str, now: float) -> None:
     """running → ended: all its stages are decided and all its jobs terminal."""
     changed = session.connection().execute(

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Row, Subquery, case, text
+from sqlalchemy import ColumnElement, Row, Subquery, and_, case, or_, text
 from sqlmodel import Session, col, func, select
 
 from jsm_queue.errors import NotFoundError
@@ -297,7 +297,8 @@ def input_files(session: Session, job: t.Job) -> list[tuple[str, str, str, int]]
 
 def sizes(session: Session, shas: Iterable[str]) -> dict[str, int]:
     """sha → size, of the artifacts that are whole."""
-    return dict(session.exec(select(t.Artifact.sha, t.Artifact.size).where(col(t.Artifact.sha).in_(list(shas)))).all())
+    known = select(t.Artifact.sha, t.Artifact.size).where(col(t.Artifact.sha).in_(list(shas)))
+    return dict(session.exec(known.where(t.Artifact.state == "whole")).all())
 
 
 def live_workers(session: Session, now: float) -> list[t.Worker]:
@@ -334,9 +335,23 @@ def slots(session: Session, now: float) -> list[tuple[t.Slot, t.Worker]]:
     return list(session.exec(query.where(t.Worker.lease_until > now)).all())
 
 
-def recent_disk_ends(session: Session, since: float) -> set[tuple[str, str]]:
-    """(job, worker) of the attempts that a full disk ended lately."""
-    query = select(t.Attempt.job, t.Attempt.worker).where(t.Attempt.reason == "disk", col(t.Attempt.ended_at) > since)
+def full_disks(session: Session, since: float) -> set[tuple[str, str]]:
+    """(job, worker) where a full disk ended an attempt, until the worker reports more room than it had at the offer.
+
+    A worker that reports nothing of its disk is left out from `since` on.
+    """
+    unknown = or_(col(t.Worker.disk_free).is_(None), col(t.Attempt.disk_free).is_(None))
+    query = (
+        select(t.Attempt.job, t.Attempt.worker)
+        .join(t.Worker, col(t.Worker.id) == col(t.Attempt.worker))
+        .where(t.Attempt.reason == "disk")
+        .where(
+            or_(
+                and_(unknown, col(t.Attempt.ended_at) > since),
+                col(t.Worker.disk_free) <= col(t.Attempt.disk_free),
+            )
+        )
+    )
     return set(session.exec(query).all())
 
 
@@ -353,16 +368,18 @@ def first_listing(session: Session, job: str) -> t.StudyJob:
 
 
 def desired(session: Session, worker: str) -> dict[str, str]:
-    """Attempt → "run" or "stop", of the attempts in the worker's open runs: stop what no running study wants."""
-    wanted = (
-        select(t.StudyJob.job).join(t.Study, col(t.Study.id) == col(t.StudyJob.study)).where(t.Study.state == "running")
+    """Attempt → "run", "release" or "stop", of the attempts in the worker's open runs.
+
+    "release" what only a paused study wants, "stop" what nobody does.
+    """
+    running, paused = (
+        select(t.StudyJob.job).join(t.Study, col(t.Study.id) == col(t.StudyJob.study)).where(t.Study.state == state)
+        for state in ("running", "paused")
     )
+    wish = case((col(t.Attempt.job).in_(running), "run"), (col(t.Attempt.job).in_(paused), "release"), else_="stop")
     query = (
-        select(t.Attempt.id, t.Attempt.state, col(t.Attempt.job).in_(wanted))
+        select(t.Attempt.id, t.Attempt.state, wish)
         .join(t.Run, col(t.Run.id) == col(t.Attempt.run))
         .where(t.Run.worker == worker, t.Run.state != "closed")
     )
-    return {
-        attempt: "run" if state in t.LIVE and is_wanted else "stop"
-        for attempt, state, is_wanted in session.exec(query).all()
-    }
+    return {attempt: wish if state in t.LIVE else "stop" for attempt, state, wish in session.exec(query).all()}

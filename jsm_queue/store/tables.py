@@ -65,7 +65,9 @@ class VerdictRow(SQLModel, table=True):
 class Job(SQLModel, table=True):
     """One unit of work. state: waiting | ready | active | done | failed | quarantined | skipped.
 
-    `charges`: attempts that crashed, stalled or ran out of memory; `losses`: lost ones in a row.
+    `charges`: attempts that crashed or stalled; `losses`: lost ones in a row without a new checkpoint; `ooms`: those
+    that ran out of memory. `checkpoint`, `position`: the newest checkpoint and where it stands, `…_prev`: the one
+    before it. `solo`: it was in a fused run that failed, and runs alone from now on.
     """
 
     id: str = Field(primary_key=True)
@@ -75,6 +77,12 @@ class Job(SQLModel, table=True):
     accepted_attempt: str | None = None
     charges: int = 0
     losses: int = 0
+    ooms: int = 0
+    solo: bool = False
+    checkpoint: str | None = None
+    position: int = Field(default=0, sa_type=BIG)  # type: ignore[call-overload]
+    checkpoint_prev: str | None = None
+    position_prev: int = Field(default=0, sa_type=BIG)  # type: ignore[call-overload]
     created_at: float
     ended_at: float | None = None
     error: str | None = None
@@ -90,7 +98,10 @@ class JobNeed(SQLModel, table=True):
 
 
 class Worker(SQLModel, table=True):
-    """One machine of the pool. `boot_id`: its session; `control_rev` grows when a desired state may have changed."""
+    """One machine of the pool. `boot_id`: its session; `control_rev` grows when a desired state may have changed.
+
+    `disk_free`: bytes that it can still write, as last reported.
+    """
 
     id: str = Field(primary_key=True)
     name: str
@@ -98,6 +109,7 @@ class Worker(SQLModel, table=True):
     boot_id: str | None = None
     lease_until: float = 0.0
     hardware: dict[str, Any] | None = _json(nullable=True)
+    disk_free: int | None = Field(default=None, sa_type=BIG)  # type: ignore[call-overload]
     control_rev: int = 0
     joined_at: float
 
@@ -135,13 +147,14 @@ class Run(SQLModel, table=True):
     )
 
 
-LIVE = ("offered", "running", "delivering")
+LIVE = ("offered", "running", "delivering", "suspect")
 
 
 class Attempt(SQLModel, table=True):
     """One try at one job; its random id is the fencing token.
 
-    state: offered | running | delivering | accepted | ended; `reason` says how it ended.
+    state: offered | running | delivering | suspect | accepted | ended; `reason` says how it ended. `began_at`: the
+    job's position when it was offered, `disk_free`: what its worker could write then.
     """
 
     id: str = Field(primary_key=True)
@@ -152,6 +165,8 @@ class Attempt(SQLModel, table=True):
     reason: str | None = None
     message: str | None = None
     log_tail: str | None = None
+    began_at: int = Field(default=0, sa_type=BIG)  # type: ignore[call-overload]
+    disk_free: int | None = Field(default=None, sa_type=BIG)  # type: ignore[call-overload]
     position: int = Field(default=0, sa_type=BIG)  # type: ignore[call-overload]
     total: int = Field(default=0, sa_type=BIG)  # type: ignore[call-overload]
     metrics: dict[str, Any] | None = _json(nullable=True)
@@ -171,11 +186,16 @@ class Attempt(SQLModel, table=True):
 
 
 class Artifact(SQLModel, table=True):
-    """A content-addressed file that is whole in the api's storage."""
+    """A content-addressed file in the api's storage. state: whole | doomed, which is about to be removed.
+
+    `touched_at`: when somebody last relied on its being here.
+    """
 
     sha: str = Field(primary_key=True)
     size: int = Field(sa_type=BIG)  # type: ignore[call-overload]
+    state: str = "whole"
     created_at: float
+    touched_at: float = 0.0
 
 
 class ArtifactRef(SQLModel, table=True):
@@ -220,7 +240,7 @@ class Event(SQLModel, table=True):
 
 
 class Counter(SQLModel, table=True):
-    """Named numbers: the last event's `seq`; when the api ticked last."""
+    """Named numbers: the last event's `seq`; when the api ticked last; the store's epoch."""
 
     name: str = Field(primary_key=True)
     value: float

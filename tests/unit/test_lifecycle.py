@@ -9,6 +9,7 @@ from jsm_queue.errors import ConflictError, GoneError
 from jsm_queue.kinds import KINDS, JobDraft
 from jsm_queue.planner import Cell, Wanted
 from jsm_queue.scheduler import Offer
+from jsm_queue.store import queries
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading, writing
 from tests.unit.studies import inputs, sha, spec
@@ -147,14 +148,61 @@ def test_an_unclaimed_offer_ends_and_frees_job_and_slot(engine: Engine) -> None:
     start(engine, A, attempt="a1")
 
 
-def test_an_expired_lease_ends_lost_and_the_late_result_still_counts(engine: Engine) -> None:
+def attempt_of(engine: Engine, attempt: str) -> t.Attempt:
+    with reading(engine) as s:
+        return s.get_one(t.Attempt, attempt)
+
+
+def expire(engine: Engine, now: float = LEASE + 2) -> int:
+    with writing(engine) as s:
+        return lifecycle.reap(s, 20, now, leases=True)
+
+
+def beat(
+    engine: Engine, attempt: str, phase: protocol.Phase = "running", worker: str = "w0", now: float = 70.0
+) -> None:
+    """A heartbeat of a worker whose slot is taken by that attempt."""
+    busy = protocol.SlotReport(idx=0, kind="cpu", device="cpu", vram_free=1, free=False)
+    seen = protocol.AttemptReport(attempt=attempt, phase=phase)
+    with writing(engine) as s:
+        row = s.get_one(t.Worker, worker)
+        request = protocol.HeartbeatRequest(boot_id=row.boot_id or "", slots=[busy], attempts=[seen])
+        lifecycle.heartbeat(s, row, request, LEASE, now)
+
+
+def test_an_expired_lease_makes_suspect_and_the_late_result_still_counts(engine: Engine) -> None:
     attempt = start(engine, A)
     with writing(engine) as s:
         assert lifecycle.reap(s, 20, LEASE + 2, leases=False) == 0
-        assert lifecycle.reap(s, 20, LEASE + 2, leases=True) == 1
-    assert state(engine, A) == "ready"
+    assert expire(engine) == 1
+    assert (state(engine, A), attempt_of(engine, attempt).state) == ("ready", "suspect")
     assert accept(engine, A, attempt) is True
     assert state(engine, A) == "done"
+
+
+@pytest.mark.parametrize("phase", ["running", "delivering"])
+def test_a_heartbeat_revives_a_suspect_that_nobody_replaced(engine: Engine, phase: protocol.Phase) -> None:
+    attempt = start(engine, A, attempt="a0" * 8)
+    expire(engine)
+    beat(engine, attempt, phase)
+    assert (state(engine, A), attempt_of(engine, attempt).state) == ("active", phase)
+
+
+def test_a_successor_ends_the_suspect_and_a_heartbeat_does_not_bring_it_back(engine: Engine) -> None:
+    old = start(engine, A, attempt="a0" * 8)
+    expire(engine)
+    start(engine, A, worker="w1", attempt="a1" * 8, now=65.0)
+    beat(engine, old)
+    assert (attempt_of(engine, old).state, attempt_of(engine, old).reason) == ("ended", "lost")
+    assert state(engine, A) == "active"
+
+
+def test_the_slot_of_a_suspect_is_not_offered(engine: Engine) -> None:
+    start(engine, A)
+    expire(engine)
+    with writing(engine) as s:
+        assert not lifecycle.offer(s, Offer(A.id, A.kind, "w0", 0), "r9", "a9", 65.0)
+    assert state(engine, A) == "ready"
 
 
 def test_the_first_complete_result_wins_over_a_live_successor(engine: Engine) -> None:
@@ -228,8 +276,6 @@ def test_a_report_from_before_the_claim_does_not_close_the_run(engine: Engine) -
 
 
 def test_a_job_that_two_studies_want_survives_the_cancelling_of_one(engine: Engine) -> None:
-    from jsm_queue.store import queries
-
     start(engine, A)
     other = submit(engine, "other")
     with writing(engine) as s:
@@ -326,3 +372,178 @@ def test_an_offer_that_its_worker_never_saw_is_unclaimed_at_its_next_start(engin
         lifecycle.hello(s, s.get_one(t.Worker, "w0"), greeting("b1" * 16), LEASE, 2.0)
     with reading(engine) as s:
         assert s.get_one(t.Attempt, "a0").reason == "unclaimed"
+
+
+def upload(engine: Engine, name: str) -> str:
+    with writing(engine) as s:
+        lifecycle.know(s, sha(name), 1, 0.0)
+    return sha(name)
+
+
+def checkpoint(engine: Engine, attempt: str, name: str, position: int, worker: str = "w0") -> None:
+    request = protocol.CheckpointRequest(sha=upload(engine, name), position=position)
+    with writing(engine) as s:
+        lifecycle.checkpoint(s, attempt, worker, request, 2.0)
+
+
+def job_of(engine: Engine, job: JobDraft) -> t.Job:
+    with reading(engine) as s:
+        return s.get_one(t.Job, job.id)
+
+
+def newest(engine: Engine) -> tuple[str | None, int]:
+    job = job_of(engine, A)
+    return job.checkpoint, job.position
+
+
+def test_two_checkpoints_are_kept_and_one_revives_a_suspect(engine: Engine) -> None:
+    attempt = start(engine, A)
+    checkpoint(engine, attempt, "one", 10)
+    expire(engine)
+    checkpoint(engine, attempt, "two", 20)
+    job = job_of(engine, A)
+    assert (job.checkpoint, job.position, job.checkpoint_prev, job.position_prev) == (sha("two"), 20, sha("one"), 10)
+    assert (job.state, attempt_of(engine, attempt).state) == ("active", "running")
+
+
+def test_a_checkpoint_is_refused_from_the_replaced_and_when_it_is_not_new(engine: Engine) -> None:
+    attempt = start(engine, A)
+    checkpoint(engine, attempt, "one", 10)
+    checkpoint(engine, attempt, "one", 10)
+    with pytest.raises(ConflictError):
+        checkpoint(engine, attempt, "again", 10)
+    with pytest.raises(ConflictError, match="not uploaded"), writing(engine) as s:
+        lifecycle.checkpoint(s, attempt, "w0", protocol.CheckpointRequest(sha=sha("nowhere"), position=30), 2.0)
+    end(engine, attempt, "lost")
+    start(engine, A, worker="w1", attempt="a1")
+    with pytest.raises(ConflictError):
+        checkpoint(engine, attempt, "late", 40)
+    assert newest(engine) == (sha("one"), 10)
+
+
+def test_a_crash_without_progress_falls_back_one_checkpoint_and_then_to_the_start(engine: Engine) -> None:
+    first = start(engine, A)
+    checkpoint(engine, first, "one", 10)
+    checkpoint(engine, first, "two", 20)
+    end(engine, first, "crashed")
+    free(engine, "w0", "ra0")
+    assert newest(engine) == (sha("two"), 20), "this attempt had made progress"
+    end(engine, start(engine, A, attempt="a1"), "lost")
+    free(engine, "w0", "ra1")
+    assert newest(engine) == (sha("two"), 20), "a PC switched off says nothing of the checkpoint"
+    end(engine, start(engine, A, attempt="a2"), "stalled")
+    free(engine, "w0", "ra2")
+    assert newest(engine) == (sha("one"), 10)
+    end(engine, start(engine, A, worker="w0", attempt="a3"), "crashed")
+    assert newest(engine) == (None, 0)
+
+
+def test_a_checkpoint_ends_a_row_of_losses(engine: Engine) -> None:
+    lose(engine, 4)
+    attempt = start(engine, A, attempt="a4")
+    checkpoint(engine, attempt, "one", 10)
+    end(engine, attempt, "lost")
+    free(engine, "w0", "ra4")
+    lose(engine, 3, begin=5)
+    assert state(engine, A) == "ready"
+
+
+def test_memory_that_runs_out_charges_nobody_until_no_smaller_plan_is_left(engine: Engine) -> None:
+    for i in range(4):
+        assert (state(engine, A), job_of(engine, A).charges) == ("ready", 0)
+        end(engine, start(engine, A, attempt=f"a{i}", now=float(i)), "oom")
+        free(engine, "w0", f"ra{i}")
+    assert [state(engine, job) for job in (A, B)] == ["failed", "skipped"]
+
+
+def test_in_a_fused_run_a_crash_charges_nobody_and_each_job_runs_alone_from_then_on(engine: Engine) -> None:
+    attempt = start(engine, A)
+    beside = JobDraft("convert", {"x": 9})
+    with writing(engine) as s:
+        study = s.exec(select(t.Study)).one()
+        lifecycle.list_jobs(s, study.id, [Wanted("bases", CELL, beside)], 0.0)
+        s.get_one(t.Job, beside.id).state = "active"
+        s.add(t.Attempt(id="a1", job=beside.id, run="ra0", worker="w0", state="running", offered_at=1.0))
+    for crashed in (attempt, "a1"):
+        end(engine, crashed, "crashed")
+    for job in (A, beside):
+        row = job_of(engine, job)
+        assert (row.state, row.charges, row.solo) == ("ready", 0, True)
+
+
+def report_disk(engine: Engine, free_bytes: int) -> None:
+    with writing(engine) as s:
+        s.get_one(t.Worker, "w0").disk_free = free_bytes
+
+
+def test_a_full_disk_excludes_its_worker_until_it_reports_more_room(engine: Engine) -> None:
+    report_disk(engine, 100)
+    end(engine, start(engine, A), "disk")
+    free(engine, "w0", "ra0")
+    for room, excluded in ((100, True), (60, True), (101, False)):
+        report_disk(engine, room)
+        with reading(engine) as s:
+            assert (queries.full_disks(s, 0.0) == {(A.id, "w0")}) is excluded, room
+    assert job_of(engine, A).charges == 0
+
+
+def test_a_paused_study_gets_no_slot_and_releases_those_it_has(engine: Engine) -> None:
+    start(engine, A)
+    with writing(engine) as s:
+        lifecycle.pause_study(s, s.exec(select(t.Study)).one(), 2.0)
+    with reading(engine) as s:
+        assert queries.desired(s, "w0") == {"a0": "release"}
+    end(engine, "a0", "released")
+    with reading(engine) as s:
+        assert queries.ready_jobs(s) == []
+    with writing(engine) as s:
+        lifecycle.resume_study(s, s.exec(select(t.Study)).one(), 3.0)
+    with reading(engine) as s:
+        assert [job.id for job, *_ in queries.ready_jobs(s)] == [A.id]
+
+
+def test_a_retry_brings_back_what_failed_and_an_ended_study_with_it(engine: Engine) -> None:
+    end(engine, start(engine, A), "error")
+    with writing(engine) as s:
+        study = s.exec(select(t.Study)).one()
+        lifecycle.end_study(s, study.id, 3.0)
+    with writing(engine) as s:
+        assert lifecycle.retry_study(s, s.exec(select(t.Study)).one(), 4.0) == 1
+    with reading(engine) as s:
+        assert s.exec(select(t.Study)).one().state == "running"
+    assert [state(engine, job) for job in (A, B, C)] == ["ready", "waiting", "waiting"]
+
+
+def test_only_what_nobody_refers_to_and_nobody_touched_is_doomed(engine: Engine) -> None:
+    attempt = start(engine, A)
+    checkpoint(engine, attempt, "checkpoint", 10)
+    accepted = start_b(engine)
+    for name in ("old", "touched"):
+        upload(engine, name)
+    with writing(engine) as s:
+        lifecycle.touch(s, [sha("touched")], 50.0)
+        assert lifecycle.doom(s, before=40.0, now=60.0) == [sha("old")]
+    assert accepted
+
+
+def start_b(engine: Engine) -> str:
+    """A second convert job, done: its result's file is referred to."""
+    other = JobDraft("convert", {"x": 9})
+    with writing(engine) as s:
+        study = s.exec(select(t.Study)).one()
+        lifecycle.list_jobs(s, study.id, [Wanted("bases", CELL, other)], 0.0)
+    attempt = start(engine, other, worker="w1", attempt="b0")
+    accept(engine, other, attempt, worker="w1")
+    return attempt
+
+
+def test_a_doomed_file_is_no_result_until_it_is_sent_again(engine: Engine) -> None:
+    attempt = start(engine, A)
+    outcome = result(engine, A)
+    with writing(engine) as s:
+        lifecycle.doom(s, before=1e9, now=2.0)
+    with pytest.raises(ConflictError, match="not uploaded"), writing(engine) as s:
+        lifecycle.accept(s, attempt, "w0", outcome, 3.0)
+    upload(engine, "gguf")
+    with writing(engine) as s:
+        assert lifecycle.accept(s, attempt, "w0", outcome, 3.0)

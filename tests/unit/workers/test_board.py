@@ -84,3 +84,12 @@ def test_an_attempt_begins_once_and_none_while_leaving() -> None:
     b.leave()
     assert held.stop.is_set()
     assert b.begin("b2b2b2b2") is None
+
+
+def test_a_release_gives_the_attempt_back_and_a_stop_does_not() -> None:
+    b = board()
+    released, stopped = b.begin("a1a1a1a1"), b.begin("b2b2b2b2")
+    assert released and stopped
+    b.obey({"a1a1a1a1": "release", "b2b2b2b2": "stop"})
+    assert (released.stop.is_set(), released.released) == (True, True)
+    assert (stopped.stop.is_set(), stopped.released) == (True, False)

@@ -1,5 +1,7 @@
 """Heartbeats of a session, against a pretended api."""
 
+from pathlib import Path
+
 import httpx
 
 from jsm_queue.protocol import HeartbeatRequest
@@ -12,7 +14,7 @@ from workers.session import Session
 PLANS = [SlotPlan(0, "cpu", "cpu", 1), SlotPlan(1, "cpu", "cpu", 1)]
 
 
-def test_who_leaves_says_that_no_slot_is_free() -> None:
+def test_who_leaves_says_that_no_slot_is_free(tmp_path: Path) -> None:
     beats: list[HeartbeatRequest] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -24,9 +26,10 @@ def test_who_leaves_says_that_no_slot_is_free() -> None:
     client = Client("http://api", "secret")
     client._http = httpx.Client(base_url="http://api", transport=httpx.MockTransport(answer))
     board = Board(PLANS)
-    session = Session(client, board, PLANS, lambda _: None)
+    session = Session(client, board, PLANS, tmp_path, lambda _: None)
     session.boot_id = "d4d4d4d4"
     session.start()
     wait_for(lambda: beats and all(slot.free for slot in beats[-1].slots), "a heartbeat")
     board.leave()
     wait_for(lambda: not any(slot.free for slot in beats[-1].slots), "the last heartbeat")
+    assert beats[-1].disk_free

@@ -1,0 +1,70 @@
+"""Artifacts: known when whole, doomed before they are removed."""
+
+from sqlalchemy import delete, update
+from sqlmodel import Session, col, select
+
+from jsm_queue.errors import ConflictError
+from jsm_queue.store import tables as t
+from jsm_queue.store.database import insert_or_ignore
+from jsm_queue.store.events import log
+
+
+def know(session: Session, sha: str, size: int, now: float) -> None:
+    """A file is whole and verified; one that was doomed is not any more."""
+    if not insert_or_ignore(session, t.Artifact(sha=sha, size=size, created_at=now, touched_at=now)):
+        touch(session, [sha], now)
+        session.connection().execute(update(t.Artifact).where(col(t.Artifact.sha) == sha).values(state="whole"))
+
+
+def touch(session: Session, shas: list[str], now: float) -> None:
+    """Somebody relies on these files: they are not collected for a while."""
+    session.connection().execute(update(t.Artifact).where(col(t.Artifact.sha).in_(shas)).values(touched_at=now))
+
+
+def require_whole(session: Session, sha: str, now: float) -> None:
+    """Raises ConflictError unless the file is here, and stays. Touches it."""
+    artifact = session.get(t.Artifact, sha)
+    if artifact is None or artifact.state != "whole":
+        raise ConflictError(f"Artifact {sha} was not uploaded", "Upload it, then send this again")
+    artifact.touched_at = now
+
+
+def doom(session: Session, before: float, now: float) -> list[str]:
+    """whole → doomed: the files that nobody refers to and nobody touched since `before`. Returns all doomed ones.
+
+    A job's results and the newest checkpoints of one that is not terminal are referred to, and a study's inputs.
+    """
+    inputs = {sha for study in session.exec(select(t.Study.inputs)).all() for sha in _shas(study)}
+    old = select(t.Artifact).where(
+        t.Artifact.state == "whole",
+        col(t.Artifact.touched_at) < before,
+        col(t.Artifact.sha).not_in(select(t.ArtifactRef.sha)),
+    )
+    kept = inputs | _checkpoints(session)
+    for artifact in session.exec(old.order_by(t.Artifact.sha)).all():
+        if artifact.sha not in kept:
+            artifact.state = "doomed"
+            log(session, now, "artifact doomed", data={"sha": artifact.sha})
+    session.flush()
+    return list(session.exec(select(t.Artifact.sha).where(t.Artifact.state == "doomed").order_by(t.Artifact.sha)))
+
+
+def forget(session: Session, sha: str) -> None:
+    """A doomed file was removed."""
+    session.connection().execute(
+        delete(t.Artifact).where(col(t.Artifact.sha) == sha, col(t.Artifact.state) == "doomed")
+    )
+
+
+def _checkpoints(session: Session) -> set[str]:
+    live = select(t.Job.checkpoint, t.Job.checkpoint_prev).where(col(t.Job.state).in_(("ready", "active", "waiting")))
+    return {sha for pair in session.exec(live).all() for sha in pair if sha}
+
+
+def _shas(value: object) -> set[str]:
+    """Every content hash in a study's inputs, wherever it stands."""
+    if isinstance(value, dict):
+        return {sha for each in value.values() for sha in _shas(each)}
+    if isinstance(value, list):
+        return {sha for each in value for sha in _shas(each)}
+    return {value} if isinstance(value, str) and len(value) == 64 else set()
