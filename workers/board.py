@@ -120,6 +120,11 @@ class Board:
         with self._lock:
             self._held.pop(attempt, None)
 
+    def waiting(self) -> list[str]:
+        """The attempts whose results wait on the disk."""
+        with self._lock:
+            return [attempt for attempt, held in self._held.items() if held.report.phase == "delivering"]
+
     def attempt_reports(self) -> list[AttemptReport]:
         """All attempts for a heartbeat."""
         with self._lock:

@@ -5,13 +5,15 @@ hello, heartbeats, and the long poll for what is desired of each attempt.
 
 import contextlib
 import logging
+import threading
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import psutil
 
-from jsm_queue.errors import AuthError, GoneError, JsmError
+from jsm_queue.errors import AuthError, EpochError, GoneError, JsmError
 from jsm_queue.protocol import (
     ControlReply,
     Hardware,
@@ -38,19 +40,23 @@ T = TypeVar("T")
 class Session:
     """From one hello to the end of this process, or to a newer hello of the same worker."""
 
-    def __init__(self, client: Client, board: Board, plans: list[SlotPlan], on_gone: OnGone) -> None:
+    def __init__(self, client: Client, board: Board, plans: list[SlotPlan], home: Path, on_gone: OnGone) -> None:
         self.boot_id = ""
+        self._home = home
         self._client = client
         self._board = board
         self._plans = plans
         self._on_gone = on_gone
         self._heartbeat_s = 15.0
+        self._machine: Hardware | None = None
+        self._renewing = threading.Lock()
 
     def hello(self, machine: Hardware, undelivered: list[str]) -> list[str]:
         """Begin. Returns the attempts whose results nobody wants. Raises Unreachable, AuthError.
 
         Each try has a boot id of its own, as the api may have taken one whose answer was lost.
         """
+        self._machine = machine
         self.boot_id = uuid.uuid4().hex
         request = HelloRequest(boot_id=self.boot_id, hardware=machine, slots=self._slots(), undelivered=undelivered)
         reply = self._client.post("/v1/worker/hello", request, HelloReply)
@@ -73,15 +79,20 @@ class Session:
             self._heartbeat()  # no slot is free now: what is released goes to a worker that stays
 
     def _heartbeat(self) -> None:
-        request = HeartbeatRequest(boot_id=self.boot_id, slots=self._slots(), attempts=self._board.attempt_reports())
+        request = HeartbeatRequest(
+            boot_id=self.boot_id,
+            slots=self._slots(),
+            attempts=self._board.attempt_reports(),
+            disk_free=psutil.disk_usage(str(self._home)).free,
+        )
         self._asked(lambda: self._client.post("/v1/worker/heartbeat", request, HeartbeatReply))
 
     def _control(self) -> None:
         revision = -1
         while not self._board.leaving.is_set():
-            query = {"boot_id": self.boot_id, "rev": revision}
 
-            def ask(query: dict[str, str | int] = query) -> ControlReply:
+            def ask(revision: int = revision) -> ControlReply:
+                query = {"boot_id": self.boot_id, "rev": revision}
                 return self._asked(lambda: self._client.get("/v1/worker/control", ControlReply, query))
 
             reply = patiently(ask, self._board.leaving, _away("control"))
@@ -89,17 +100,30 @@ class Session:
             self._board.obey(reply.desired)
 
     def _asked(self, call: Callable[[], T]) -> T:
-        """Whatever the api refuses but a superseded session is tried again:
-
-        a session never ends by an api's bug.
-        """
+        """Whatever the api refuses but a superseded session is tried again: a session never ends by an api's bug."""
+        boot_id = self.boot_id
         try:
             return call()
-        except (GoneError, AuthError):
+        except EpochError as error:
+            self._renew(boot_id, error)
+            raise Unreachable(str(error)) from error
+        except GoneError as error:
+            if boot_id != self.boot_id:  # another thread renewed the session meanwhile
+                raise Unreachable(str(error)) from error
+            raise
+        except AuthError:
             raise
         except JsmError as error:
             self._board.leaving.wait(REFUSED_WAIT_S)
             raise Unreachable(str(error)) from error
+
+    def _renew(self, boot_id: str, why: EpochError) -> None:
+        """Say hello to a restored store, once. What runs goes on: its result counts where the store knows of it."""
+        with self._renewing:
+            if boot_id != self.boot_id or self._machine is None:
+                return
+            logger.warning("%s", why.message)
+            self.hello(self._machine, self._board.waiting())
 
     def _slots(self) -> list[SlotReport]:
         return self._board.slot_reports(free_memory(self._plans))

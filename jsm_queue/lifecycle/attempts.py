@@ -7,7 +7,7 @@ from sqlmodel import Session, col, select
 
 from jsm_queue import protocol
 from jsm_queue.crashpoints import reach
-from jsm_queue.errors import ConflictError, GoneError
+from jsm_queue.errors import ConflictError, EpochError, GoneError
 from jsm_queue.kinds import KINDS
 from jsm_queue.lifecycle.files import require_whole
 from jsm_queue.lifecycle.jobs import bump_control, give_up, set_job, swap_state, wake_dependents
@@ -22,7 +22,9 @@ CHARGING = ("crashed", "stalled")
 
 
 def check_session(worker: t.Worker, boot_id: str) -> None:
-    """Raises GoneError when a newer session of this worker said hello."""
+    """Raises GoneError when a newer session of this worker said hello, EpochError when none did in this store."""
+    if worker.boot_id is None:
+        raise EpochError("The store was restored: no session of this worker is known", "Say hello again")
     if worker.boot_id != boot_id:
         raise GoneError("This session was superseded by a newer one of the same worker", "Start the worker only once")
 

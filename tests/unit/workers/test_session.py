@@ -4,13 +4,14 @@ from pathlib import Path
 
 import httpx
 
-from jsm_queue.protocol import HeartbeatRequest
+from jsm_queue.protocol import Hardware, HeartbeatRequest, HelloRequest
 from tests.waiting import wait_for
 from workers.board import Board
 from workers.client import Client
 from workers.hardware import SlotPlan
 from workers.session import Session
 
+MACHINE = Hardware(hardware_class="A", os="x", cpu="x", cores=1, memory_bytes=1)
 PLANS = [SlotPlan(0, "cpu", "cpu", 1), SlotPlan(1, "cpu", "cpu", 1)]
 
 
@@ -33,3 +34,40 @@ def test_who_leaves_says_that_no_slot_is_free(tmp_path: Path) -> None:
     board.leave()
     wait_for(lambda: not any(slot.free for slot in beats[-1].slots), "the last heartbeat")
     assert beats[-1].disk_free
+
+
+def test_a_restored_store_gets_a_new_hello_and_what_runs_goes_on(tmp_path: Path) -> None:
+    hellos: list[HelloRequest] = []
+    restored: list[bool] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/hello"):
+            hellos.append(HelloRequest.model_validate_json(request.read()))
+            return httpx.Response(200, json={"drop": [], "lease_s": 60.0, "heartbeat_s": 0.01})
+        control = request.url.path.endswith("/control")
+        boot = (
+            request.url.params["boot_id"] if control else HeartbeatRequest.model_validate_json(request.read()).boot_id
+        )
+        if restored and len(hellos) == 1:
+            said = {"code": "epoch", "message": "the store was restored", "fix": ""}
+            return httpx.Response(410, json={"error": said})
+        if boot != hellos[-1].boot_id:
+            return httpx.Response(410, json={"error": {"code": "gone", "message": "superseded", "fix": ""}})
+        return httpx.Response(200, json={"control_rev": 1, "desired": {}})
+
+    client = Client("http://api", "secret")
+    client._http = httpx.Client(base_url="http://api", transport=httpx.MockTransport(answer))
+    board, gone = Board(PLANS), []
+    session = Session(client, board, PLANS, tmp_path, gone.append)
+    session.hello(MACHINE, [])
+    running = board.begin("a1a1a1a1")
+    board.begin("b2b2b2b2")
+    board.delivering("b2b2b2b2")
+    session.start()
+    restored.append(True)
+    wait_for(lambda: len(hellos) == 2, "the second hello")
+    wait_for(lambda: session.boot_id == hellos[1].boot_id, "the new session")
+    assert hellos[1].undelivered == ["b2b2b2b2"]
+    board.leave()
+    assert gone == [] and len(hellos) == 2
+    assert running and not running.released

@@ -1,0 +1,139 @@
+"""`jsm backup` and `jsm restore`: the store and its artifacts, also while the pool runs.
+
+<folder>/store-<time>.sqlite    one state of the store, whatever database it lies in
+<folder>/artifacts/…            the files that it speaks of; a later backup adds what is new
+"""
+
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import typer
+from rich.progress import track
+from sqlalchemy import Engine
+from sqlmodel import select
+
+from jsm_queue.artifacts import path_of
+from jsm_queue.canonical import file_hash
+from jsm_queue.cli import console
+from jsm_queue.errors import SetupError
+from jsm_queue.files import publish
+from jsm_queue.settings import Settings, settings
+from jsm_queue.store import tables as t
+from jsm_queue.store.copy import copy_rows, replace_rows
+from jsm_queue.store.database import open_store, reading
+
+
+def backup(folder: Path, as_json: bool) -> None:
+    """Writes the store as it is now, and the artifacts that `folder` does not have yet."""
+    config = settings()
+    folder.mkdir(parents=True, exist_ok=True)
+    store = folder / time.strftime("store-%Y%m%d-%H%M%S.sqlite")
+    with _open(config.store_url) as engine, TemporaryDirectory(dir=folder, prefix=".backup-") as partial:
+        with _open(_sqlite(Path(partial) / "store.sqlite")) as copy:
+            counts = copy_rows(engine, copy)
+            files = _artifacts(copy)
+        copied, missing = _copy_files(files, config.home / "artifacts", folder / "artifacts", "artifacts")
+        publish(Path(partial) / "store.sqlite", store)  # the last thing: whoever finds it finds its files too
+    _tell({"store": str(store), "rows": counts, "artifacts": len(files), "copied": copied, "missing": missing}, as_json)
+
+
+def restore(store: Path, yes: bool, as_json: bool) -> None:
+    """Puts a backup in the place of what the store holds now, and brings back the artifacts that are gone."""
+    config = settings()
+    if not store.is_file():
+        raise SetupError(f"{store} is not a file", "Give a store-….sqlite that `jsm backup` wrote")
+    _require_store(store)
+    if not yes and not typer.confirm(f"Replace everything in {_name(config)} by {store}?"):
+        raise typer.Abort
+    with TemporaryDirectory(prefix="jsm-restore-") as folder:
+        copy = shutil.copyfile(store, Path(folder) / "store.sqlite")  # an older one is brought up to date
+        with _open(_sqlite(copy)) as source, _open(config.store_url) as engine:
+            files = _artifacts(source)
+            copied, missing = _copy_files(files, store.parent / "artifacts", config.home / "artifacts", "artifacts")
+            counts = replace_rows(source, engine, time.time())
+    _tell({"store": str(store), "rows": counts, "artifacts": len(files), "copied": copied, "missing": missing}, as_json)
+
+
+@contextmanager
+def _open(url: str) -> Iterator[Engine]:
+    engine = open_store(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def _require_store(path: Path) -> None:
+    """Raises SetupError for what is no store, which would otherwise be made into an empty one."""
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'study'").fetchone()
+    except sqlite3.DatabaseError:
+        found = None
+    if found is None:
+        raise SetupError(f"{path} is not a store that `jsm backup` wrote", "Give a store-….sqlite of a backup's folder")
+
+
+def _sqlite(path: Path) -> str:
+    return f"sqlite:///{path.resolve().as_posix()}"
+
+
+def _name(config: Settings) -> str:
+    return "the database of JSM_DATABASE_URL" if config.database_url else str(config.home / "store.sqlite")
+
+
+def _artifacts(engine: Engine) -> list[tuple[str, int]]:
+    with reading(engine) as session:
+        query = select(t.Artifact.sha, t.Artifact.size).where(t.Artifact.state == "whole").order_by(t.Artifact.sha)
+        return list(session.exec(query).all())
+
+
+def _copy_files(files: Iterable[tuple[str, int]], source: Path, target: Path, what: str) -> tuple[int, int]:
+    """Those that `target` lacks. Returns how many were copied, and how many are nowhere."""
+    copied = missing = 0
+    for sha, size in track(list(files), what, console=console.err, transient=True):
+        path, found = path_of(target, sha), path_of(source, sha)
+        if path.is_file() and path.stat().st_size == size:
+            continue
+        if not found.is_file() or found.stat().st_size != size:
+            missing += 1
+            continue
+        _copy_file(found, path, sha)
+        copied += 1
+    return copied, missing
+
+
+def _copy_file(source: Path, target: Path, sha: str) -> None:
+    """By a hard link where the file system has them: artifacts never change. Else a verified copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+    except OSError:
+        partial = target.with_name(f".{target.name}.part")
+        shutil.copyfile(source, partial)
+        if file_hash(partial) != sha:
+            partial.unlink()
+            raise SetupError(f"{source} is damaged: its content is not what its name says", "Check the disk") from None
+        publish(partial, target)
+
+
+def _tell(done: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        console.print_json(done)
+        return
+    rows = sum(done["rows"].values())
+    console.out.print(
+        f"store      {done['store']}   {rows} rows: {done['rows']['job']} jobs, {done['rows']['record']} records"
+    )
+    console.out.print(f"artifacts  {done['artifacts']}, {done['copied']} of them copied now")
+    if done["missing"]:
+        console.err.print(f"[yellow]warning:[/] {done['missing']} artifacts are nowhere: jobs that need them fail")
