@@ -22,7 +22,7 @@ ConflictError and changes nothing.
 
 from jsm_queue.lifecycle.attempts import accept, check_session, checkpoint, claim, end, offer
 from jsm_queue.lifecycle.files import doom, forget, know, touch
-from jsm_queue.lifecycle.sessions import heartbeat, hello, join, reap
+from jsm_queue.lifecycle.sessions import heartbeat, hello, join, reap, shorten_leases
 from jsm_queue.lifecycle.studies import (
     add_study,
     cancel_study,
@@ -55,6 +55,7 @@ __all__ = [
     "reap",
     "resume_study",
     "retry_study",
+    "shorten_leases",
     "touch",
     "write_verdict",
 ]

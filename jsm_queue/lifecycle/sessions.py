@@ -98,6 +98,13 @@ def _end_forgotten(session: Session, worker: t.Worker, held: set[str], now: floa
             end_attempt(session, attempt, "lost", "its worker does not hold it any more", "", now)
 
 
+def shorten_leases(session: Session, lease_s: float, now: float) -> None:
+    """The clock was set back: a lease that was granted before it would be believed for as long as that took."""
+    latest = now + lease_s
+    late = update(t.Worker).where(col(t.Worker.lease_until) > latest)
+    session.exec(late.values(lease_until=latest).execution_options(synchronize_session="fetch"))
+
+
 def reap(session: Session, offer_s: float, now: float, leases: bool) -> int:
     """Ends offers that nobody claimed in time and, with `leases`, suspects the attempts of workers whose lease expired.
 
@@ -108,7 +115,8 @@ def reap(session: Session, offer_s: float, now: float, leases: bool) -> int:
     for attempt, worker in session.exec(
         live.where(col(t.Attempt.state).in_(("offered", "running", "delivering")))
     ).all():
-        if attempt.state == "offered" and attempt.offered_at + offer_s < now:
+        due = not attempt.offered_at <= now <= attempt.offered_at + offer_s  # also after the clock was set back
+        if attempt.state == "offered" and due:
             end_attempt(session, attempt, "unclaimed", "nobody claimed the offer", "", now)
         elif leases and attempt.state != "offered" and worker.lease_until < now:
             _suspect(session, attempt, now)

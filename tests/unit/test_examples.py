@@ -54,6 +54,6 @@ def test_the_demos_files_are_there() -> None:
 
 def test_the_containers_are_described_in_valid_yaml() -> None:
     compose = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
-    assert set(compose["services"]) == {"redis", "setup", "api", "worker", "flower"}
+    assert set(compose["services"]) == {"postgres", "redis", "setup", "api", "worker", "flower"}
     published = [port for service in compose["services"].values() for port in service.get("ports", [])]
     assert all(port.startswith("127.0.0.1:") for port in published)

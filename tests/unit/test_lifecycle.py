@@ -499,7 +499,7 @@ def test_a_paused_study_gets_no_slot_and_releases_those_it_has(engine: Engine) -
     with writing(engine) as s:
         lifecycle.resume_study(s, s.exec(select(t.Study)).one(), 3.0)
     with reading(engine) as s:
-        assert [job.id for job, *_ in queries.ready_jobs(s)] == [A.id]
+        assert [row.id for row in queries.ready_jobs(s)] == [A.id]
 
 
 def test_a_retry_brings_back_what_failed_and_an_ended_study_with_it(engine: Engine) -> None:
