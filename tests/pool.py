@@ -95,7 +95,7 @@ class Pool:
             "OMP_NUM_THREADS": "1",
             **settings,
         }
-        store = open_store(Settings(home=home).store_url)
+        store = open_store(Settings(home=home, database_url=settings.get("JSM_DATABASE_URL")).store_url)
         self.token = create_token(store, "admin")
         self.parts: dict[str, processes.Process] = {}
         self.invite = create_token(store, "invite")

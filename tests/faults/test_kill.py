@@ -1,14 +1,12 @@
 """Kill any process at a named point, start it again: the same jobs, the same records, the same decisions."""
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from jsm_queue.spec import StudySpec
-from tests.pool import SHORT, Pool, crash_at, write_study
+from tests.faults.calm import Calm, check
+from tests.pool import Pool, crash_at
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.timeout(400)]
@@ -16,30 +14,6 @@ pytestmark = [pytest.mark.timeout(400)]
 AGENT = ("claimed", "fetched", "result_written", "before_result_post", "after_result_post")
 RUNNER = ("mid_job",)
 API = ("plan_commit", "offer_commit", "before_ring", "claim_commit", "accept_commit", "artifact_renamed")
-
-
-@dataclass(frozen=True)
-class Calm:
-    """The study, and what comes of it when nothing is killed."""
-
-    folder: Path
-    spec: StudySpec
-    outcome: dict[str, Any]
-    records: list[tuple[Any, ...]]
-
-
-@pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> Calm:
-    folder = tmp_path_factory.mktemp("study")
-    spec = write_study(folder, **SHORT)
-    pool = Pool(tmp_path_factory.mktemp("calm"))
-    try:
-        pool.start_all()
-        study = pool.submit(spec, folder)
-        pool.wait_ended(study)
-        return Calm(folder, spec, pool.outcome(study), pool.records(study))
-    finally:
-        pool.close()
 
 
 @pytest.fixture
@@ -63,11 +37,6 @@ def run_with_restarts(pool: Pool, study: str, start: dict[str, Callable[[], obje
 
     wait_for(ended, "the study's end", 380)
     return deaths
-
-
-def check(pool: Pool, study: str, calm: Calm) -> None:
-    assert pool.outcome(study) == calm.outcome
-    assert pool.records(study) == calm.records
 
 
 def died_at(points: Collection[str], folder: Path) -> None:
