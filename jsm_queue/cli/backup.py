@@ -1,4 +1,4 @@
-"""`jsm backup` and `jsm restore`: the store and its artifacts, also while the pool runs.
+"""`jsm backup`, `jsm restore` and `jsm collect`: the store and its artifacts, also while the pool runs.
 
 <folder>/store-<time>.sqlite    one state of the store, whatever database it lies in
 <folder>/artifacts/…            the files that it speaks of; a later backup adds what is new
@@ -21,7 +21,7 @@ from sqlmodel import select
 
 from jsm_queue.artifacts import path_of
 from jsm_queue.canonical import file_hash
-from jsm_queue.cli import console
+from jsm_queue.cli import client, console
 from jsm_queue.errors import SetupError
 from jsm_queue.files import publish
 from jsm_queue.settings import Settings, settings
@@ -59,6 +59,18 @@ def restore(store: Path, yes: bool, as_json: bool) -> None:
             copied, missing = _copy_files(files, store.parent / "artifacts", config.home / "artifacts", "artifacts")
             counts = replace_rows(source, engine, time.time())
     _tell({"store": str(store), "rows": counts, "artifacts": len(files), "copied": copied, "missing": missing}, as_json)
+
+
+def collect(dry_run: bool, as_json: bool) -> None:
+    """Removes the api's files that nobody refers to, or says what would go."""
+    with client.connect() as api:
+        answer = client.call(api, "POST", "/v1/artifacts/collect", params={"dry_run": dry_run})
+    if as_json:
+        console.print_json(answer)
+        return
+    size = f"{answer['bytes'] / 1e9:.2f} GB"
+    done = "would be removed" if dry_run else f"and {answer['removed']} of them removed"
+    console.out.print(f"{answer['found']} artifacts that nobody refers to, {size}, {done}")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from sqlalchemy import delete, update
 from sqlmodel import Session, col, select
 
 from jsm_queue.errors import ConflictError
+from jsm_queue.store import queries
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import insert_or_ignore
 from jsm_queue.store.events import log
@@ -30,21 +31,10 @@ def require_whole(session: Session, sha: str, now: float) -> None:
 
 
 def doom(session: Session, before: float, now: float) -> list[str]:
-    """whole → doomed: the files that nobody refers to and nobody touched since `before`. Returns all doomed ones.
-
-    A job's results and the newest checkpoints of one that is not terminal are referred to, and a study's inputs.
-    """
-    inputs = {sha for study in session.exec(select(t.Study.inputs)).all() for sha in _shas(study)}
-    old = select(t.Artifact).where(
-        t.Artifact.state == "whole",
-        col(t.Artifact.touched_at) < before,
-        col(t.Artifact.sha).not_in(select(t.ArtifactRef.sha)),
-    )
-    kept = inputs | _checkpoints(session)
-    for artifact in session.exec(old.order_by(t.Artifact.sha)).all():
-        if artifact.sha not in kept:
-            artifact.state = "doomed"
-            log(session, now, "artifact doomed", data={"sha": artifact.sha})
+    """whole → doomed: the files that nobody refers to and nobody touched since `before`. Returns all doomed ones."""
+    for artifact in queries.unreferenced(session, before):
+        artifact.state = "doomed"
+        log(session, now, "artifact doomed", data={"sha": artifact.sha})
     session.flush()
     return list(session.exec(select(t.Artifact.sha).where(t.Artifact.state == "doomed").order_by(t.Artifact.sha)))
 
@@ -54,17 +44,3 @@ def forget(session: Session, sha: str) -> None:
     session.connection().execute(
         delete(t.Artifact).where(col(t.Artifact.sha) == sha, col(t.Artifact.state) == "doomed")
     )
-
-
-def _checkpoints(session: Session) -> set[str]:
-    live = select(t.Job.checkpoint, t.Job.checkpoint_prev).where(col(t.Job.state).in_(("ready", "active", "waiting")))
-    return {sha for pair in session.exec(live).all() for sha in pair if sha}
-
-
-def _shas(value: object) -> set[str]:
-    """Every content hash in a study's inputs, wherever it stands."""
-    if isinstance(value, dict):
-        return {sha for each in value.values() for sha in _shas(each)}
-    if isinstance(value, list):
-        return {sha for each in value for sha in _shas(each)}
-    return {value} if isinstance(value, str) and len(value) == 64 else set()

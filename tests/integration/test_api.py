@@ -11,6 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.app import create_app
+from api.routes import artifacts as artifact_routes
 from jsm_queue import lifecycle
 from jsm_queue.kinds import JobDraft
 from jsm_queue.planner import Wanted
@@ -239,3 +240,15 @@ def test_the_paths_for_people_are_documented(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     assert {"/v1/jobs/{job_id}", "/v1/studies/{study_id}/jobs", "/v1/studies/{study_id}/data"} <= paths.keys()
     assert all(operation.get("description") for path in paths.values() for operation in path.values())
+
+
+def test_only_files_that_nobody_wants_are_collected(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    sha = upload(client, DATA)
+    monkeypatch.setattr(artifact_routes, "UNTOUCHED_S", -1.0)
+    listed = client.post("/v1/artifacts/collect", params={"dry_run": True}).json()
+    assert (listed["artifacts"], listed["bytes"], listed["removed"]) == ([sha], len(DATA), 0)
+    assert client.get(f"/v1/artifacts/{sha}").content == DATA
+    assert client.post("/v1/artifacts/collect").json()["removed"] == 1
+    assert client.get(f"/v1/artifacts/{sha}").status_code == 404
+    assert upload(client, DATA) == sha
+    assert client.get(f"/v1/artifacts/{sha}").content == DATA
