@@ -4,6 +4,7 @@ A job's id is the hash of (kind, kind version, params, the ids of the jobs it ne
 is semantic; hardware and package versions are provenance on the attempt.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from jsm_queue.canonical import content_hash
-from jsm_queue.spec import DecodingSpec, Format, JudgeSpec, Name, TrainingSpec
+from jsm_queue.spec import DecodingSpec, Format, JudgeSettings, Name, TrainingSpec
 
 Sha = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")]
@@ -30,23 +31,36 @@ class FileRef(Params):
     suffix: Annotated[str, StringConstraints(pattern=r"^\.[a-z0-9]{1,8}$")]
 
 
+RUBRIC_CHARS = 10_000
+"""A longer rubric leaves a small judge no room for the answer."""
+
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 """Suffixes of weights that can run code when they are read: no base may have them alone."""
 
 
 class BaseRef(Params):
-    """A base model as content: the files of a local folder, one GGUF file, or a hub repository at a commit."""
+    """A base model as content: the files of a local folder, one GGUF file, or a hub repository at a commit.
+
+    With `adapter`, the files of a PEFT folder, it is measured with that adapter on it.
+    """
 
     form: Literal["folder", "gguf", "hub"]
     files: dict[FileName, Sha] = Field(default_factory=dict)
     repo: str | None = None
     revision: str | None = None
     chat_template: str | None = Field(default=None, description="Jinja text that replaces the base's own")
+    # Left out where it is empty: jobs without one keep the ids that they had before adapters could be given.
+    adapter: dict[FileName, Sha] = Field(default_factory=dict, exclude_if=lambda files: not files)
 
     @property
     def key(self) -> str:
-        """Names the base in caches and warm runners: 16 hexadecimal digits."""
-        return content_hash(self.model_dump())[:16]
+        """Names the base, whatever adapter is on it, in caches and warm runners: 16 hexadecimal digits."""
+        return content_hash(self.model_dump(exclude={"adapter"}))[:16]
+
+    @property
+    def bare(self) -> "BaseRef":
+        """The same base without its adapter."""
+        return self.model_copy(update={"adapter": {}})
 
 
 class PrepareParams(Params):
@@ -58,7 +72,7 @@ class PrepareParams(Params):
     validation: int
     test_taught: int
     test_unseen: int
-    near_duplicate: float
+    near_duplicate: float | None
     max_answer_chars: int
 
 
@@ -120,10 +134,16 @@ class LatencyParams(Params):
 
 
 class JudgeParams(Params):
-    """Scores 0–3 of answers."""
+    """Scores 0–3 of answers. `rubric`: its text; `judge_file`: the judge's own GGUF; each None for a kind without one.
 
-    judge: JudgeSpec
+    `study`: of a judge behind a URL, which may be another one tomorrow: its scores are of this study alone.
+    """
+
+    judge: JudgeSettings
     split: Literal["bench", "test"]
+    rubric: str | None = None
+    judge_file: FileRef | None = None
+    study: str | None = None
 
 
 @dataclass(frozen=True)
@@ -138,15 +158,21 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "prepare": Kind(2, PrepareParams, ("train", "validation", "test", "bench", "data_report")),
-    "train": Kind(1, TrainParams, ("adapter_config", "adapter_model", "training_log"), gpu=True),
-    "score": Kind(2, ScoreParams, (), gpu=True),
+    "prepare": Kind(3, PrepareParams, ("train", "validation", "test", "bench", "data_report")),
+    "train": Kind(2, TrainParams, ("adapter_config", "adapter_model", "training_log"), gpu=True),
+    "score": Kind(3, ScoreParams, (), gpu=True),
     "convert": Kind(1, ConvertParams, ("gguf",)),
-    "parity": Kind(2, ParityParams, (), gpu=True),
-    "answer": Kind(1, AnswerParams, ("answers",), gpu=True),
-    "latency": Kind(2, LatencyParams, (), gpu=True),
-    "judge": Kind(2, JudgeParams, ()),
+    "parity": Kind(3, ParityParams, (), gpu=True),
+    "answer": Kind(2, AnswerParams, ("answers",), gpu=True),
+    "latency": Kind(3, LatencyParams, (), gpu=True),
+    "judge": Kind(3, JudgeParams, (), stall_s=1800),  # a CPU reads a long answer with an 8B judge for minutes
 }
+
+
+def on_gpu(kind: str, params: Mapping[str, Any]) -> bool:
+    """Whether a job goes to a GPU slot where its worker has one: by its kind, and a judge where it is a GGUF."""
+    return KINDS[kind].gpu or params.get("judge_file") is not None
+
 
 ROLE_FILES: dict[str, str] = {
     "train": "train.jsonl",
@@ -203,6 +229,13 @@ class BaseFacts(BaseModel):
     bytes: int | None = None
 
 
+class JudgeInputs(Params):
+    """What a spec's judge resolved to: its rubric's text and, of a GGUF, its file."""
+
+    rubric: Annotated[str, StringConstraints(min_length=1, max_length=RUBRIC_CHARS)]
+    file: FileRef | None = None
+
+
 class Inputs(BaseModel):
     """What a spec's local names resolved to at submit: content hashes and hub commits."""
 
@@ -210,5 +243,6 @@ class Inputs(BaseModel):
 
     source: FileRef
     bench: FileRef | None = None
+    judge: JudgeInputs | None = None
     bases: dict[Name, BaseRef]
     facts: dict[Name, BaseFacts] = Field(default_factory=dict)

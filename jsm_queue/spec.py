@@ -1,9 +1,11 @@
 """The study's YAML file: its words, its defaults, and the contradictions that are refused."""
 
+import re
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -13,7 +15,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from yaml import Node
 
+from jsm_queue import specwords, specyaml
 from jsm_queue.errors import SpecError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -30,10 +34,14 @@ class Part(BaseModel):
 class DataSpec(Part):
     """Where the corpus is and how it becomes a dataset."""
 
-    source: str = Field(description="knowledge graph (.yaml) or question–answer pairs (.jsonl, .csv)")
+    source: str = Field(
+        description="knowledge graph (.yaml), or pairs or conversations (.jsonl, .json, .csv, .parquet); "
+        "a file beside the spec, or hub:ORG/NAME[@REVISION][/FILE]"
+    )
     bench: str | None = Field(
         default=None,
-        description="bench questions with key facts (.yaml, .jsonl, .csv); without it the test questions serve",
+        description="bench questions (.yaml, or as `source`), with key facts where they judge; without it the test "
+        "questions serve",
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="decides the split and which facts are never taught")
     validation: int = Field(default=60, ge=10, description="validation examples")
@@ -46,8 +54,12 @@ class DataSpec(Part):
         description="of a graph: test examples that share no fact with the training data; of pairs: all test examples, "
         "whose facts may be taught elsewhere",
     )
-    near_duplicate: float = Field(
-        default=0.8, gt=0, le=1, description="character-bigram Jaccard from which a pair is a duplicate"
+    near_duplicate: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="character-bigram Jaccard to a held-out question from which a training example is dropped; left "
+        "out: 0.6 of a graph, 0.8 of pairs (docs/data.md)",
     )
     max_answer_chars: int = Field(default=1000, ge=1, description="longer answers are listed in the data report")
 
@@ -61,7 +73,21 @@ class BaseSpec(Part):
     chat_template: str | None = Field(
         default=None, description="a Jinja file or a built-in template, for bases without one"
     )
-    train: bool = Field(default=True, description="false: an untrained reference")
+    adapter: str | None = Field(
+        default=None, description="a PEFT LoRA folder: the base is measured with it; goes with train: false"
+    )
+    train: bool = Field(default=True, description="false: an untrained reference, or measured with its `adapter`")
+
+    @property
+    def tuned(self) -> bool:
+        """Is it measured fine-tuned: trained by the study, or with the adapter that is given?"""
+        return self.train or self.adapter is not None
+
+    @model_validator(mode="after")
+    def _one_adapter(self) -> Self:
+        if self.adapter is not None and self.train:
+            raise ValueError("an adapter that is given is measured as it is: `adapter` goes with `train: false`")
+        return self
 
 
 class TrainingSpec(Part):
@@ -87,10 +113,89 @@ class DecodingSpec(Part):
     context: int = Field(default=2048, ge=64, description="tokens")
 
 
-class JudgeSpec(Part):
-    """Who scores the answers 0–3."""
+class JudgeSettings(Part):
+    """Of a judge, what is said in the spec itself; its model's file and its rubric's text are content."""
 
-    kind: Literal["key_facts"] = "key_facts"
+    kind: Literal["key_facts", "gguf", "openai"] = Field(
+        default="key_facts",
+        description="by the key facts found, a GGUF in the worker's process, or a server that speaks OpenAI's protocol",
+    )
+    url: str | None = Field(
+        default=None, description="of `openai`: the server's address up to `/chat/completions`, e.g. http://pc:8000/v1"
+    )
+    model: str | None = Field(
+        default=None, min_length=1, max_length=200, description="of `openai`: the model's name there"
+    )
+    key_env: str | None = Field(
+        default=None,
+        description="of `openai`: the variable of the worker's environment that holds the key, JSM_JUDGE_…",
+    )
+    concurrency: int = Field(default=1, ge=1, le=4, description="of `openai`: questions that are judged at a time")
+
+    @field_validator("url")
+    @classmethod
+    def _plain_url(cls, url: str | None) -> str | None:
+        return None if url is None else judge_url(url)
+
+    @field_validator("key_env")
+    @classmethod
+    def _name_of_a_variable(cls, name: str | None) -> str | None:
+        """A worker gives away no other variable, whoever writes specs; and a key that stands here is not repeated."""
+        if name is not None and not re.fullmatch(r"JSM_JUDGE_[A-Z0-9_]{1,50}", name):
+            raise ValueError("the name of a variable that begins with JSM_JUDGE_ is meant, never the key itself")
+        return name
+
+
+class JudgeSpec(JudgeSettings):
+    """Who scores the answers 0–3. docs/judges.md compares the kinds."""
+
+    source: str | None = Field(
+        default=None,
+        description="of `gguf`: a .gguf file, package:NAME/FILE.gguf, or hub:ORG/NAME/FILE.gguf (@REVISION may follow)",
+    )
+    rubric: str = Field(
+        default="ja", min_length=1, description="of `gguf` and `openai`: `ja`, `en`, or a text file of your own"
+    )
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        needed, allowed = JUDGE_KEYS[self.kind]
+        fields = JudgeSpec.model_fields
+        # By value: a stored spec gives every key.
+        given = [name for name in fields if name != "kind" and getattr(self, name) != fields[name].default]
+        if alien := [name for name in given if name not in needed + allowed]:
+            raise ValueError(f"`{'`, `'.join(alien)}` means nothing to a judge of kind {self.kind}; leave it out")
+        if absent := [name for name in needed if getattr(self, name) is None]:
+            raise ValueError(f"a judge of kind {self.kind} needs `{'` and `'.join(absent)}`")
+        if self.key_env and self.url and self.url.startswith("http://") and urlsplit(self.url).hostname not in LOOPBACK:
+            raise ValueError("`key_env`: over http:// everyone on the way reads the key; use https://")
+        return self
+
+
+JUDGE_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "key_facts": ((), ()),
+    "gguf": (("source",), ("rubric",)),
+    "openai": (("url", "model"), ("rubric", "key_env", "concurrency")),
+}
+"""The keys that a judge of that kind needs, and those that it may have."""
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def judge_url(url: str) -> str:
+    """The address without a slash at its end. Raises ValueError, which repeats nothing of what may be a secret."""
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) > 0
+    except ValueError:
+        sound, parts = False, urlsplit("")
+    if not sound or any(sign.isspace() or not sign.isprintable() for sign in url):
+        raise ValueError("expected an address such as http://127.0.0.1:8000/v1")
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise ValueError("no user, password, query or fragment may be in it: it is stored and shown; see `key_env`")
+    if parts.path.rstrip("/").endswith("/chat/completions"):
+        raise ValueError("leave out /chat/completions, which is added")
+    return url.rstrip("/")
 
 
 class ScaleStage(Part):
@@ -113,7 +218,7 @@ class ScaleStage(Part):
 
 
 class BasesStage(Part):
-    """Stage 2: which base. Bases × seeds at n*."""
+    """Stage 2: which base. Those with train: true × seeds at n*, those with an adapter as they are."""
 
     n: int | None = Field(default=None, ge=1, description="training examples, instead of stage 1's n*")
     seeds: Seeds = [1, 2]
@@ -121,25 +226,60 @@ class BasesStage(Part):
 
 
 class QuantizationStage(Part):
-    """Stage 3: which format. Chosen bases × formats."""
+    """Stage 3: which format. The bases that stage 2 chose, or those that are named here, × formats."""
 
     keep: int = Field(default=1, ge=1, description="how many of stage 2's best bases are quantized")
+    bases: Annotated[list[Name], Field(min_length=1)] | None = Field(
+        default=None, description="which bases, where stage 2 is left out; without it stage 1's"
+    )
+    n: int | None = Field(default=None, ge=1, description="training examples, where stages 1 and 2 are left out")
+    seeds: Seeds | None = Field(
+        default=None, description="where stage 2 is left out; without them stage 1's, and without that 1 and 2"
+    )
     formats: Annotated[list[Format], Field(min_length=1)] = ["F16", "Q8_0", "Q5_K_M", "Q4_K_M"]
 
-    @field_validator("formats")
+    @field_validator("formats", "bases")
     @classmethod
-    def _once(cls, formats: list[str]) -> list[str]:
-        if len(set(formats)) != len(formats):
-            raise ValueError("each format once")
-        return formats
+    def _once(cls, values: list[str] | None) -> list[str] | None:
+        if values and len(set(values)) != len(values):
+            raise ValueError("each once")
+        return values
 
 
 class Stages(Part):
-    """The stages in their order. `scale` may be left out when `bases.n` is given."""
+    """The stages in their order. One that is not written, or null, is left out; at least one remains."""
 
     scale: ScaleStage | None = None
-    bases: BasesStage = BasesStage()
-    quantization: QuantizationStage | None = QuantizationStage()
+    bases: BasesStage | None = None
+    quantization: QuantizationStage | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        scale, bases, quantization = self.scale, self.bases, self.quantization
+        if not (scale or bases or quantization):
+            raise ValueError("write at least one of `scale`, `bases` and `quantization`")
+        if scale and bases and bases.n:
+            raise ValueError("`bases.n` contradicts `scale`, whose verdict is n*; leave one out")
+        if quantization:
+            _check_quantization(scale, bases, quantization)
+        return self
+
+
+def _check_quantization(scale: ScaleStage | None, bases: BasesStage | None, stage: QuantizationStage) -> None:
+    """Raises ValueError where stage 3 says again what an earlier stage decides, or nobody says it."""
+    if bases:
+        for key, theirs in (("bases", "verdict chooses them"), ("n", "n is theirs"), ("seeds", "seeds are these")):
+            if getattr(stage, key) is not None:
+                raise ValueError(f"`quantization.{key}` contradicts stage `bases`, whose {theirs}; leave one out")
+        return
+    if stage.keep > 1:
+        raise ValueError(
+            "`quantization.keep` chooses among stage `bases`, which is left out; name `quantization.bases`"
+        )
+    if scale and stage.n:
+        raise ValueError("`quantization.n` contradicts `scale`, whose verdict is n*; leave one out")
+    if not scale and not stage.bases:
+        raise ValueError("without `scale` and `bases`, `quantization.bases` must name the bases to quantize")
 
 
 class Limits(Part):
@@ -160,7 +300,7 @@ class StudySpec(Part):
     training: TrainingSpec = TrainingSpec()
     decoding: DecodingSpec = DecodingSpec()
     judge: JudgeSpec = JudgeSpec()
-    stages: Stages = Stages()
+    stages: Stages
     limits: Limits = Limits()
 
     @model_validator(mode="after")
@@ -168,39 +308,78 @@ class StudySpec(Part):
         names = [base.name for base in self.bases]
         if len(set(names)) != len(names):
             raise ValueError("bases: each name once")
-        if not any(base.train for base in self.bases):
-            raise ValueError("bases: at least one must have train: true")
-        scale = self.stages.scale
-        if scale is None and self.stages.bases.n is None:
-            raise ValueError("stages: without `scale`, `bases.n` must say how many training examples to use")
-        if scale is not None and self.stages.bases.n is not None:
-            raise ValueError("stages: `bases.n` contradicts `scale`, whose verdict is n*; leave one out")
-        if scale is not None and scale.base not in {base.name for base in self.bases if base.train}:
+        scale, bases, quantization = self.stages.scale, self.stages.bases, self.stages.quantization
+        if scale and scale.base not in {base.name for base in self.bases if base.train}:
             raise ValueError(f"stages.scale.base: {scale.base!r} is not one of the bases with train: true")
+        if bases:
+            self._check_bases(bases, quantization)
+        elif quantization:
+            self._check_named(quantization)
         return self
+
+    def _check_bases(self, stage: BasesStage, quantization: QuantizationStage | None) -> None:
+        """Raises ValueError where stage 2 has nothing to rank, too little to choose from, or no n."""
+        tuned = [base.name for base in self.bases if base.tuned]
+        if not tuned:
+            raise ValueError("bases: stage `bases` ranks those with train: true or an adapter, and there is none")
+        if quantization and quantization.keep > len(tuned):
+            raise ValueError(
+                f"stages.quantization.keep: {quantization.keep} of the bases with train: true or an adapter, "
+                f"but there are only {len(tuned)}"
+            )
+        self._check_n("bases", stage.n, self.bases)
+
+    def _check_named(self, stage: QuantizationStage) -> None:
+        """Raises ValueError where stage 3 names bases that are not there, or trains them without n."""
+        unknown = {*(stage.bases or ())} - {base.name for base in self.bases}
+        if unknown:
+            raise ValueError(f"stages.quantization.bases: {min(unknown)!r} is not one of the bases")
+        named = [self.base(name) for name in stage.bases or ()]
+        self._check_n("quantization", stage.n, named)
+        if stage.seeds and named and not any(base.train for base in named):
+            raise ValueError("stages.quantization.seeds: none of its bases is trained")
+
+    def _check_n(self, stage: str, n: int | None, bases: list[BaseSpec]) -> None:
+        trained = [base.name for base in bases if base.train]
+        if self.stages.scale:
+            return
+        if trained and n is None:
+            raise ValueError(
+                f"stages: without `scale`, `{stage}.n` must say how many training examples {trained[0]!r} gets"
+            )
+        if n is not None and not trained:
+            raise ValueError(f"stages.{stage}.n: none of its bases has train: true")
 
     def base(self, name: str) -> BaseSpec:
         """The base of that name. Raises KeyError."""
         return {base.name: base for base in self.bases}[name]
 
 
-def parse_spec(value: Any, where: str = "spec") -> StudySpec:
-    """A StudySpec from parsed YAML or JSON. Raises SpecError that names every wrong key."""
+def parse_spec(value: Any, where: str = "spec", root: Node | None = None) -> StudySpec:
+    """A StudySpec from parsed YAML or JSON. Raises SpecError that names every wrong key.
+
+    `root`: the YAML file's node, which knows the lines.
+    """
     if not isinstance(value, dict):
-        raise SpecError(f"{where}: expected a mapping of keys, found {type(value).__name__}", "See examples/")
+        found = "an empty file" if value is None else specwords.shown(value)
+        raise SpecError(f"{where}: found {found}, expected a study's keys", "`jsm init` writes a commented example")
+    if unkeepable := specwords.unkeepable(value):
+        raise _error([unkeepable], where, root)
     try:
         return StudySpec.model_validate(value)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc'])) or 'spec'}: {item['msg']}" for item in error.errors()]
-        raise SpecError(f"{where}: " + "; ".join(lines), "`jsm init` writes a commented example") from error
+        raise _error(specwords.problems(error, StudySpec, value), where, root) from error
 
 
 def read_spec(path: Path) -> StudySpec:
-    """The spec in a YAML file. Raises SpecError that names the file and, where known, the line."""
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read ({error.strerror})", "Give the path of a study's YAML file") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also no UTF-8, and no such date
-        raise SpecError(f"{path}: not valid YAML in UTF-8 ({error})", "Correct the file at that place") from error
-    return parse_spec(value, str(path))
+    """The spec in a YAML file. Raises SpecError that names the file and the line of every wrong key."""
+    file = specyaml.read(path)
+    return parse_spec(file.value, str(path), file.root)
+
+
+def _error(found: list[specwords.Problem], where: str, root: Node | None) -> SpecError:
+    """`study.yaml:12: training.epochs: 0 is too small: at least 1`, for each; without a file no lines."""
+    if root is None:
+        return SpecError(f"{where}: {specwords.joined([problem.said for problem in found])}")
+    lines = sorted(((specyaml.line_of(root, problem.loc), problem.said) for problem in found), key=itemgetter(0))
+    return SpecError(specwords.joined([f"{where}:{line}: {said}" for line, said in lines]))

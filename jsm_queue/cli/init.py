@@ -19,7 +19,8 @@ name: my-study
 data:
   # Your corpus: question–answer pairs, one JSON object a line with "question" and "answer". Optional: "id",
   # "category", and "key_facts": what a right answer must contain, each fact a list of accepted spellings.
-  # A .csv with the same columns works too, or a knowledge graph (.yaml, see examples/river/graph.yaml).
+  # Alpaca, ShareGPT and chat-message rows work too, also as .json, .csv or .parquet, or from the hub (hub:ORG/NAME);
+  # or a knowledge graph (.yaml, see examples/river/graph.yaml). All of it: docs/data.md.
   source: data.jsonl
   # Questions whose answers are judged, in the same form, best written by hand; each needs "key_facts". Without it
   # the test questions serve, so then every pair above needs "key_facts", and the test set chooses base and format.

@@ -3,9 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jsm_queue.cli.basefiles import base_files
+from jsm_queue.cli.adapterfiles import with_adapter
+from jsm_queue.cli.basefiles import base_files, check_targets
 from jsm_queue.cli.datafiles import data_file
 from jsm_queue.cli.inputs import Missing
+from jsm_queue.cli.judgefiles import judge_files
+from jsm_queue.data.check import check_data
 from jsm_queue.errors import JsmError
 from jsm_queue.kinds import Inputs
 from jsm_queue.spec import StudySpec
@@ -40,9 +43,14 @@ def _raise(error: JsmError) -> None:
 
 def _resolve(spec: StudySpec, folder: Path, missing: Missing, ask_hub: bool) -> Resolved:
     files: dict[str, Path] = {}
-    source = data_file(spec.data.source, folder, files, missing, "data.source")
-    bench = data_file(spec.data.bench, folder, files, missing, "data.bench") if spec.data.bench else None
+    data = spec.data
+    source = data_file(data.source, folder, files, missing, "data.source", ask_hub)
+    bench = data_file(data.bench, folder, files, missing, "data.bench", ask_hub) if data.bench else None
+    check_data(spec, source, bench, files)
     bases, facts = {}, {}
     for base in spec.bases:
-        bases[base.name], facts[base.name] = base_files(base, folder, files, missing, ask_hub)
-    return Resolved(Inputs(source=source, bench=bench, bases=bases, facts=facts), files)
+        ref, facts[base.name] = base_files(base, folder, files, missing, ask_hub)
+        bases[base.name] = with_adapter(base, ref, folder, files, missing)
+        check_targets(base, spec.training.targets, folder)
+    judge = judge_files(spec.judge, folder, files, missing, ask_hub)
+    return Resolved(Inputs(source=source, bench=bench, judge=judge, bases=bases, facts=facts), files)

@@ -31,7 +31,8 @@ class Example(BaseModel):
     `key_facts`: what a right answer must contain, each a list of accepted spellings. `stratum`: "taught"
     when the training data states the facts in other words, "unseen" when it shares none of them, "" when
     that is not known. `relation`: the relation type of a question made from a graph. `facts`: the triples
-    that answer it, each as "subject relation object"; empty where facts are not known.
+    that answer it, each as "subject relation object"; empty where facts are not known. `conversation`: what
+    the examples of one conversation share; "" for one that stands alone.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,6 +47,17 @@ class Example(BaseModel):
     category: str = ""
     relation: str = ""
     facts: list[str] = []
+    conversation: str = ""
+
+    @property
+    def unit(self) -> str:
+        """What stays on one side of a split: the conversation, or the example where it stands alone."""
+        return self.conversation or self.id
+
+    @property
+    def questions(self) -> list[str]:
+        """The questions of the conversation up to this one."""
+        return [*(turn.question for turn in self.history), self.question]
 
     @property
     def group(self) -> str:

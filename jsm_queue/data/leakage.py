@@ -11,6 +11,13 @@ MIN_COMPARED_ANSWER_CHARS = 20
 """Shorter answers coincide without leaking anything ("はい。"), so they are not compared."""
 
 
+Leak = tuple[str, int, float]
+"""why, index of the held-out example, similarity"""
+
+Text = tuple[int, str]
+"""index of the example it belongs to, text"""
+
+
 @dataclass(frozen=True)
 class Drop:
     """An example that was left out: why, because of which example of which split, how alike the two are."""
@@ -35,9 +42,12 @@ def drop_leaks(
     *wording* was then seen. The answers of taught facts coincide by intention, so only questions count
     there. Where facts are not known (a user's pairs), an answer of 20 or more characters within `threshold`
     of a held-out one counts too.
+
+    In a conversation a question is all that was asked so far ("and why?" alone resembles many), its history counts
+    on both sides, and a conversation that resembles a held-out one is dropped whole.
     """
     others = [(split, example) for split, examples in held_out.items() for example in examples]
-    leaks = _leaks(train, [example for _, example in others], names, threshold)
+    leaks = _whole(train, _leaks(train, [example for _, example in others], list(names), threshold))
     kept = [example for index, example in enumerate(train) if index not in leaks]
     drops = [
         Drop(train[index].id, reason, others[other][0], others[other][1].id, round(similarity, 4))
@@ -46,45 +56,75 @@ def drop_leaks(
     return kept, drops
 
 
-def _leaks(
-    train: list[Example], others: list[Example], names: Iterable[str], threshold: float
-) -> dict[int, tuple[str, int, float]]:
-    """Index in train → (reason, index in others, similarity); of several reasons the strongest."""
-    found: dict[int, tuple[str, int, float]] = {}
-    for reason, own, theirs in (
-        ("near-duplicate answer", _answers(train), _answers(others)),
-        ("near-duplicate question", _masked(train, names), _masked(others, names)),
-    ):
-        for index, (other, similarity) in nearest(own, theirs, threshold).items():
-            found[index] = (reason, other, similarity)
-    questions = {normalize(example.question): other for other, example in enumerate(others)}
-    for index, example in enumerate(train):
-        if normalize(example.question) in questions:
-            found[index] = ("same question", questions[normalize(example.question)], 1.0)
+def _whole(train: list[Example], leaks: dict[int, Leak]) -> dict[int, Leak]:
+    """The leaks, and each example that shares its conversation with one."""
+    by_unit = {train[index].unit: leak for index, leak in leaks.items()}
+    return {i: leaks.get(i, by_unit[each.unit]) for i, each in enumerate(train) if each.unit in by_unit}
+
+
+def _leaks(train: list[Example], others: list[Example], names: list[str], threshold: float) -> dict[int, Leak]:
+    """Of several reasons the strongest."""
+    asked, held = _asked(train), _asked(others)
+    found = _near("near-duplicate answer", _answers(train), _answers(others), threshold)
+    found |= _near("near-duplicate question", _masked(asked, names), _masked(held, names), threshold)
+    questions = {normalize(text): other for other, text in held}
+    for index, text in asked:
+        if normalize(text) in questions:
+            found[index] = ("same question", questions[normalize(text)], 1.0)
     return found
 
 
+def _near(reason: str, own: list[Text], theirs: list[Text], threshold: float) -> dict[int, Leak]:
+    """Of an example's texts the one that is most alike."""
+    found: dict[int, Leak] = {}
+    alike = nearest([text for _, text in own], [text for _, text in theirs], threshold)
+    for place, (other, similarity) in alike.items():
+        index = own[place][0]
+        if index not in found or found[index][2] < similarity:
+            found[index] = (reason, theirs[other][0], similarity)
+    return found
+
+
+def _asked(examples: list[Example]) -> list[Text]:
+    """What was asked up to each question of an example: of a single question, that question."""
+    return [
+        (index, "\n".join(example.questions[:upto]))
+        for index, example in enumerate(examples)
+        for upto in range(1, len(example.questions) + 1)
+    ]
+
+
+def _masked(texts: list[Text], names: list[str]) -> list[Text]:
+    return list(zip((index for index, _ in texts), masked([text for _, text in texts], names), strict=True))
+
+
+def _answers(examples: list[Example]) -> list[Text]:
+    """The answers in the form in which they are compared, without those that don't count."""
+    answers = [
+        (index, normalize(answer))
+        for index, example in enumerate(examples)
+        if not example.facts
+        for answer in (*(turn.answer for turn in example.history), example.answer)
+    ]
+    return [(index, answer) for index, answer in answers if len(answer) >= MIN_COMPARED_ANSWER_CHARS]
+
+
 def drop_unusable(examples: list[Example], split: str) -> tuple[list[Example], list[Drop]]:
-    """Without empty examples and without repeated pairs of question and answer (the first one stays)."""
-    first: dict[tuple[str, str], str] = {}
+    """Without empty examples and without repeated pairs of question and answer (the first one stays).
+
+    A pair repeats another only after the same history and system prompt.
+    """
+    first: dict[tuple[str, ...], str] = {}
     kept, drops = [], []
     for example in examples:
         pair = (normalize(example.question), normalize(example.answer))
+        said = [*(text for turn in example.history for text in (turn.question, turn.answer)), example.system or ""]
+        talk = (*pair, *map(normalize, said))
         if "" in pair:
             drops.append(Drop(example.id, "empty question or answer", split))
-        elif pair in first:
-            drops.append(Drop(example.id, "repeated pair", split, first[pair]))
+        elif talk in first:
+            drops.append(Drop(example.id, "repeated pair", split, first[talk]))
         else:
-            first[pair] = example.id
+            first[talk] = example.id
             kept.append(example)
     return kept, drops
-
-
-def _masked(examples: list[Example], names: Iterable[str]) -> list[str]:
-    return masked([example.question for example in examples], names)
-
-
-def _answers(examples: list[Example]) -> list[str]:
-    """The answers in the form in which they are compared; empty where one doesn't count."""
-    answers = ["" if example.facts else normalize(example.answer) for example in examples]
-    return [answer if len(answer) >= MIN_COMPARED_ANSWER_CHARS else "" for answer in answers]

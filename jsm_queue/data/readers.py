@@ -1,21 +1,32 @@
 """Files of a corpus or a bench → a graph, or question–answer pairs."""
 
-import csv
-import io
-import json
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from jsm_queue.canonical import content_hash
-from jsm_queue.data.examples import Example, Stratum, numbered_lines, read_text, reasons
+from jsm_queue.data.examples import Example, Stratum, Turn, read_text, reasons
 from jsm_queue.data.graph import Graph, parse_graph, triple_text
+from jsm_queue.data.rows import read_rows
+from jsm_queue.data.shapes import (
+    COMMON,
+    OPTIONAL,
+    SHAPES,
+    SHAPES_FIX,
+    Conversation,
+    Unusable,
+    read_conversation,
+    shape_of,
+)
 from jsm_queue.errors import DataError
+
+YAML = (".yaml", ".yml")
 
 MAX_ID = 120
 """Characters: a record's item has 200, and timings write a cell's label before the id."""
@@ -34,38 +45,18 @@ Id = Annotated[str, AfterValidator(_usable_id)]
 
 @dataclass(frozen=True)
 class Pairs:
-    """A user's question–answer pairs. `ignored`: columns or keys that mean nothing here."""
+    """A user's question–answer pairs: a conversation of k answers is k of them.
+
+    `ignored`: columns or keys that mean nothing here. `shape`: what the rows were read as. `conversations`: usable
+    rows. `unanswered`: of these, how many end with a question. `unusable`: the rows that were left out.
+    """
 
     examples: list[Example]
     ignored: list[str] = field(default_factory=list)
-
-
-class _Row(BaseModel):
-    """One pair, as a user writes it."""
-
-    model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
-
-    question: str
-    answer: str
-    id: Id = ""
-    category: str = ""
-    key_facts: list[list[str]] = []
-
-    @field_validator("key_facts", mode="before")
-    @classmethod
-    def _spellings(cls, value: Any) -> Any:
-        """In a cell "a|b; c" is [[a, b], [c]]; in a list, a plain string is a key fact with one spelling."""
-        if isinstance(value, str):
-            return [each.split("|") for each in value.split(";")]
-        if isinstance(value, list):
-            return [[each] if isinstance(each, str) else each for each in value]
-        return value
-
-    @field_validator("key_facts")
-    @classmethod
-    def _without_blanks(cls, value: list[list[str]]) -> list[list[str]]:
-        stripped = [[spelling.strip() for spelling in spellings if spelling.strip()] for spellings in value]
-        return [spellings for spellings in stripped if spellings]
+    shape: str = "pairs"
+    conversations: int = 0
+    unanswered: int = 0
+    unusable: list[Unusable] = field(default_factory=list)
 
 
 class _Question(BaseModel):
@@ -90,32 +81,45 @@ class _Bench(BaseModel):
 
 
 def read_source(path: Path, suffix: str = "") -> Graph | Pairs:
-    """A graph (.yaml), or question–answer pairs (.jsonl, .csv with a header row; UTF-8).
+    """A graph (.yaml), or rows in one of the shapes of `shapes` (.jsonl, .json, .csv with a header row, .parquet).
 
-    Pairs have `question` and `answer`, and may have `id`, `category` and `key_facts` (a list of strings or
-    of lists of spellings; in CSV "a|b; c": spellings by "|", key facts by ";"). `suffix` says how to read a
-    file whose name doesn't. Raises DataError that names the line.
+    `suffix` says how to read a file whose name doesn't. Raises DataError that names the line, and SetupError for
+    Parquet without its package.
     """
     suffix = (suffix or path.suffix).lower()
-    if suffix in (".yaml", ".yml"):
+    if suffix in YAML:
         return parse_graph(_yaml(path), path.name)
     return _pairs(path, suffix)
 
 
 def read_bench(path: Path, suffix: str = "") -> list[Example]:
-    """Bench questions (.yaml as in examples/river/bench.yaml; or pairs, whose answer is the reference).
+    """Bench questions: .yaml as in examples/river/bench.yaml, or rows as in a corpus.
 
-    Raises DataError that names the question or line.
+    A row's answer is the reference; of a conversation the last question is asked, after the turns before it. Raises
+    DataError that names the question or line, also for what a corpus may leave out, and SetupError as `read_source`.
     """
     suffix = (suffix or path.suffix).lower()
-    if suffix not in (".yaml", ".yml"):
-        return _pairs(path, suffix).examples
+    if suffix not in YAML:
+        return _bench_of_rows(path, suffix)
     try:
         bench = _Bench.model_validate(_yaml(path))
     except ValidationError as error:
         raise DataError(f"{path.name}: {reasons(error)}", "See examples/river/bench.yaml for the form") from error
-    _refuse_repeated_ids((f"question {q.id!r}", q.id) for q in bench.questions)
+    _refuse_repeated_ids((f"{path.name}, question {number}", q.id) for number, q in enumerate(bench.questions, 1))
     return [_bench_example(question) for question in bench.questions]
+
+
+def _bench_of_rows(path: Path, suffix: str) -> list[Example]:
+    pairs = _pairs(path, suffix)
+    if pairs.unusable:
+        first = pairs.unusable[0]
+        raise DataError(f"{path.name}, {first.where}: {first.reason}", "A bench asks all its questions: correct it")
+    following = [*pairs.examples[1:], None]
+    return [
+        example
+        for example, after in zip(pairs.examples, following, strict=True)
+        if not example.conversation or after is None or after.conversation != example.conversation
+    ]
 
 
 def _bench_example(question: _Question) -> Example:
@@ -133,7 +137,7 @@ def _bench_example(question: _Question) -> Example:
 def _yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also a date that is none, nesting without end
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
         problem = getattr(error, "problem", None) or "not valid YAML"
@@ -141,78 +145,72 @@ def _yaml(path: Path) -> Any:
 
 
 def _pairs(path: Path, suffix: str) -> Pairs:
-    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows}
-    if suffix not in readers:
-        raise DataError(
-            f"{path.name}: cannot read a corpus of the form {suffix or '(no suffix)'}",
-            "Give a graph as .yaml, or question–answer pairs as .jsonl or .csv",
-        )
-    rows = readers[suffix](path)
+    """Raises DataError that names file and line."""
+    rows = read_rows(path, suffix)
     if not rows:
-        raise DataError(f"{path.name}: no question–answer pairs in it", "Give one pair a line")
-    examples = [_pair_example(path.name, number, row) for number, row in rows]
-    numbered = zip((number for number, _ in rows), examples, rows, strict=True)
-    _refuse_repeated_ids((f"{path.name}, line {number}", e.id) for number, e, (_, row) in numbered if row.get("id"))
-    columns = {key for _, row in rows for key in row}
-    return Pairs(examples, sorted(columns - set(_Row.model_fields)))
-
-
-def _pair_example(file: str, number: int, value: Mapping[str, Any]) -> Example:
+        raise DataError(f"{path.name}: no question–answer pairs in it", "Give one pair a row (docs/data.md)")
     try:
-        row = _Row.model_validate(value)
-    except ValidationError as error:
-        raise DataError(
-            f"{file}, line {number}: {reasons(error)}",
-            f"Each pair needs question and answer; an id has at most {MAX_ID} characters, on one line",
-        ) from error
-    question, answer = row.question.strip(), row.answer.strip()
-    return Example(
-        id=row.id or content_hash([question, answer])[:12],
-        question=question,
-        answer=answer,
-        key_facts=row.key_facts,
-        category=row.category,
-    )
+        shape = shape_of(rows[0])
+        read = [read_conversation(row, shape) for row in rows]
+    except DataError as error:
+        raise DataError(f"{path.name}, {error.message}", error.fix) from error
+    talks = [each for each in read if isinstance(each, Conversation)]
+    examples = [example for talk in talks for example in _examples(path.name, talk)]
+    unusable = [each for each in read if isinstance(each, Unusable)]
+    _require_answers(path.name, examples, unusable)
+    known = {*SHAPES[shape], *COMMON, *OPTIONAL.get(shape, ())}
+    ignored = {key for row in rows for key in row.value if key not in known}
+    ignored |= {f"{SHAPES[shape][0]}[].{key}" for talk in talks for key in talk.ignored}
+    _refuse_repeated_ids((f"{path.name}, {talk.where}", name) for talk in talks if talk.id for name in _names(talk))
+    return Pairs(examples, sorted(ignored), shape, len(talks), sum(talk.unanswered for talk in talks), unusable)
 
 
-def _jsonl_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    rows = []
-    for number, line in numbered_lines(path):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path.name}, line {number}: not JSON ({error.msg} at column {error.colno})",
-                "Write one object a line",
-            ) from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path.name}, line {number}: not a JSON object", 'Write {"question": …, "answer": …}')
-        rows.append((number, row))
-    return rows
-
-
-def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
-    rows = []
+def _examples(file: str, talk: Conversation) -> list[Example]:
+    """An example an answer, the turns before it as its history."""
+    names = _names(talk)
     try:
-        for row in reader:
-            if None in row:
-                raise DataError(
-                    f"{path.name}, line {reader.line_num}: more cells than the header has columns",
-                    'Put cells that hold a comma into double quotes "…"',
-                )
-            rows.append((reader.line_num, {key: cell for key, cell in row.items() if cell is not None}))
-    except csv.Error as error:
-        raise DataError(
-            f"{path.name}, after line {reader.line_num}: {error}", "Close its double quotes, and double those inside"
-        ) from error
-    missing = {"question", "answer"} - set(reader.fieldnames or [])
-    if missing:
-        raise DataError(
-            f"{path.name}: the header row lacks {' and '.join(sorted(missing))}",
-            "Name the columns question and answer",
+        _usable_id(names[-1])
+    except ValueError as error:
+        fix = f"An id has at most {MAX_ID} characters, on one line; of a conversation its answers' numbers count too"
+        raise DataError(f"{file}, {talk.where}: id: {error}", fix) from error
+    return [
+        Example(
+            id=name,
+            question=exchange.question,
+            answer=exchange.answer,
+            history=[Turn(question=q, answer=a) for q, a, _ in talk.exchanges[:index]],
+            system=talk.system,
+            key_facts=exchange.key_facts,
+            category=talk.category,
+            conversation=_name(talk) if len(names) > 1 else "",
         )
-    return rows
+        for index, (name, exchange) in enumerate(zip(names, talk.exchanges, strict=True))
+    ]
+
+
+def _names(talk: Conversation) -> list[str]:
+    """The ids of a conversation's examples: its own, or "its own.1", "….2", … where it has several."""
+    several = len(talk.exchanges) > 1
+    return [f"{_name(talk)}.{i}" if several else _name(talk) for i in range(1, len(talk.exchanges) + 1)]
+
+
+def _name(talk: Conversation) -> str:
+    """The id that was given, or one of the content: it does not depend on the row's place."""
+    if talk.id:
+        return talk.id
+    said = [[exchange.question, exchange.answer] for exchange in talk.exchanges]
+    plain = len(said) == 1 and talk.system is None
+    return content_hash(said[0] if plain else [talk.system, *said])[:12]
+
+
+def _require_answers(file: str, examples: list[Example], unusable: list[Unusable]) -> None:
+    """Refuses a file in which nothing can be learned."""
+    if not examples:
+        reasons = Counter(each.reason for each in unusable)
+        told = ", ".join(f"{times} {reason}" for reason, times in reasons.most_common(3))
+        raise DataError(f"{file}: none of its {len(unusable)} rows can be used ({told})", SHAPES_FIX)
+    if not any(example.answer for example in examples):
+        raise DataError(f"{file}: none of its {len(examples)} questions has an answer", "Give each row its answer")
 
 
 def _refuse_repeated_ids(named: Iterable[tuple[str, str]]) -> None:

@@ -44,13 +44,13 @@ def nearest(texts: list[str], others: list[str], threshold: float) -> dict[int, 
         for bigram in each:
             holders[bigram].append(index)
     arrays = {bigram: np.array(indices) for bigram, indices in holders.items()}
-    best = {text: _best(bigrams(text), arrays, sizes) for text in set(texts)}
+    best = {text: _best(bigrams(text), arrays, sizes, threshold) for text in set(texts)}
     return {index: best[text] for index, text in enumerate(texts) if best[text][1] >= threshold}
 
 
-def _best(own: set[str], holders: dict[str, np.ndarray], sizes: np.ndarray) -> tuple[int, float]:
+def _best(own: set[str], holders: dict[str, np.ndarray], sizes: np.ndarray, threshold: float) -> tuple[int, float]:
     shared = [holders[bigram] for bigram in own if bigram in holders]
-    if not shared:
+    if not shared or len(shared) / len(own) < threshold:  # no other can share more than all of these
         return -1, 0.0
     overlap = np.bincount(np.concatenate(shared), minlength=len(sizes))  # (O,)
     similarity = overlap / (len(own) + sizes - overlap)  # (O,)

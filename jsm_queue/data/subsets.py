@@ -1,8 +1,10 @@
 """Seeded choices, the same whatever the order of the input; and nested, stratified subsets."""
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable
+from fractions import Fraction
+from heapq import heapify, heappop, heappush
 from typing import TypeVar
 
 from jsm_queue.data.examples import Example
@@ -48,14 +50,39 @@ def stratified(items: Iterable[T], seed: int, name: Callable[[T], str], group: C
 
 
 def _turns(sizes: dict[str, int], ties: list[str]) -> list[str]:
-    """Whose turn it is at each step; `ties` decides between equals. Lags are in units of 1/(total·slack)."""
+    """Whose turn it is at each step; `ties` decides between equals.
+
+    A group's next item has a step from which it may go, and a deadline: the earliest deadline of those that may goes
+    first, or where none may, the earliest of all. Heaps keep that fast where every item is a group of its own.
+    """
     total, slack = sum(sizes.values()), max(2 * len(sizes) - 2, 1)
-    taken: Counter[str] = Counter()
+    waiting = [(_first_step(total, slack, sizes[key], 0), rank) for rank, key in enumerate(ties)]
+    heapify(waiting)
+    ready: list[tuple[Fraction, int]] = []
+    taken = [0] * len(ties)
     turns: list[str] = []
     for step in range(1, total + 1):
-        lags = {key: slack * (sizes[key] * step - total * taken[key]) for key in ties if taken[key] < sizes[key]}
-        may_go = [key for key, lag in lags.items() if lag >= total] or list(lags)
-        turn = min(may_go, key=lambda key: ((slack - 1) * total - lags[key]) / sizes[key])
-        taken[turn] += 1
-        turns.append(turn)
+        while waiting and waiting[0][0] <= step:
+            rank = heappop(waiting)[1]
+            heappush(ready, (_deadline(total, slack, sizes[ties[rank]], taken[rank]), rank))
+        if not ready:
+            _, rank = min((_deadline(total, slack, sizes[ties[rank]], taken[rank]), rank) for _, rank in waiting)
+            waiting = [each for each in waiting if each[1] != rank]
+            heapify(waiting)
+        else:
+            rank = heappop(ready)[1]
+        taken[rank] += 1
+        turns.append(ties[rank])
+        if taken[rank] < sizes[ties[rank]]:
+            heappush(waiting, (_first_step(total, slack, sizes[ties[rank]], taken[rank]), rank))
     return turns
+
+
+def _first_step(total: int, slack: int, size: int, taken: int) -> int:
+    """The first step at which a group's next item is not ahead of its share by a whole item."""
+    return -(-total * (1 + slack * taken) // (slack * size))
+
+
+def _deadline(total: int, slack: int, size: int, taken: int) -> Fraction:
+    """Orders groups by when they would fall behind."""
+    return Fraction(total * (slack - 1 + slack * taken), size)

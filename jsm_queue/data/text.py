@@ -34,19 +34,6 @@ def _joins(character: str) -> bool:
     return character in _HALF_WIDTH_SOUND_MARKS or unicodedata.combining(character) != 0
 
 
-_UNITS = (
-    "立方メートル|平方メートル|センチメートル|ミリメートル|キロメートル|メートル|センチ|ミリ|キロ|トン|ヘクタール|パーセント"
-    "|万人|万円|億円|時間|か月|ヶ月|ヵ月|年間|日間|箇所|か所|ヶ所|m3/s|m³/s|km2|m/s|km|cm|mm|kN|mpa|kpa|pa|kg|ha|db"
-    "|m3|m2|m|t|g|l|%|℃|度|年|日|分|秒|倍|回|人|本|基|円|割|件"
-)
-_NUMBER_WITH_UNIT = re.compile(rf"(?<![\d.])(\d[\d,]*(?:\.\d+)?)({_UNITS.casefold()})(?![a-z])")
-
-
-def numbers_with_units(text: str) -> set[str]:
-    """Numbers that carry a unit, normalized: "1,500 ｍ" gives {"1500m"}."""
-    return {number.replace(",", "") + unit for number, unit in _NUMBER_WITH_UNIT.findall(normalize(text))}
-
-
 _REPEATED_RUN = re.compile(r"(.{4,30}?)\1{2,}", re.DOTALL)
 _REPEATED_SENTENCE_MIN_CHARS = 8
 

@@ -15,15 +15,7 @@ def run(work: Work) -> Outcome:
     source = read_source(_leaf(work.inputs / "source"), params.source.suffix)
     bench = read_bench(_leaf(work.inputs / "bench"), params.bench.suffix) if params.bench else []
     work.progress(0, 2, {})
-    options = PrepareOptions(
-        seed=params.seed,
-        validation=params.validation,
-        test_taught=params.test_taught,
-        test_unseen=params.test_unseen,
-        near_duplicate=params.near_duplicate,
-        max_answer_chars=params.max_answer_chars,
-    )
-    dataset = prepare(source, bench, options)
+    dataset = prepare(source, bench, PrepareOptions.of(params))
     work.progress(1, 2, {})
     write_dataset(dataset, work.folder)
     return Outcome(metrics=_metrics(dataset))

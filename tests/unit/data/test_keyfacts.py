@@ -49,6 +49,39 @@ def test_a_number_is_found_only_whole_however_it_is_written(spelling: str, answe
     assert bool(key_fact_spans(answer, [[spelling]])) is found
 
 
+@pytest.mark.parametrize(
+    ("spelling", "answer", "found"),
+    [
+        ("5m", "5mm", False),
+        ("5m", "5mmと5mです", True),
+        ("5m", "5m/s", False),
+        ("5m", "5㎡", False),
+        ("5m", "5 m high", True),
+        ("5m", "５ｍ以上", True),
+        ("高さ5m", "高さ5mm", False),
+        ("300m3", "300m³/s", False),
+        ("300m3/s", "３００㎥/s", True),
+        ("5%", "5%以上", True),
+        ("3トン", "3トンネル", False),
+        ("3トン", "約3トンです", True),
+        ("5センチ", "5センチメートル", True),
+        ("5キロ", "5キログラム", False),
+        ("3日", "3日間", True),
+        ("10年", "10年度", False),
+        ("5分", "5分の1", False),
+        ("三回", "十三回", False),
+        ("三回", "年に三回", True),
+        ("1,500m", "1500mm", False),
+        ("1500m", "１，５００ ｍ", True),
+        ("ADC", "ADCP", True),
+        ("一部", "一部分", True),
+    ],
+)
+def test_a_unit_is_found_only_where_it_ends(spelling: str, answer: str, found: bool) -> None:
+    assert found_key_facts(answer, [[spelling]]) == [found]
+    assert bool(key_fact_spans(answer, [[spelling]])) is found
+
+
 def test_spans_hold_the_separators_that_were_written() -> None:
     answer = "長さは１，５００ｍです"
     assert [answer[a:b] for a, b in key_fact_spans(answer, [["1500m"]])] == ["１，５００ｍ"]

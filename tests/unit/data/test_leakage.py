@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jsm_queue.data.examples import Example
+from jsm_queue.data.examples import Example, Turn
 from jsm_queue.data.leakage import drop_leaks, drop_unusable
 from jsm_queue.data.oddities import oddities, unsupported_numbers, witnesses
 from jsm_queue.data.similarity import bigrams, jaccard, masked, nearest
@@ -22,6 +22,10 @@ def test_nearest_equals_comparing_all_pairs(texts: list[str], others: list[str],
         if scores and max(scores) >= threshold:
             expected[index] = (scores.index(max(scores)), max(scores))
     assert nearest(texts, others, threshold) == expected
+
+
+def test_a_text_that_holds_the_other_whole_is_found_at_the_threshold() -> None:
+    assert nearest(["abcdef"], ["abcde"], 0.8) == {0: (0, 0.8)}
 
 
 def test_the_longest_name_is_masked_first() -> None:
@@ -62,6 +66,63 @@ def test_answers_count_only_where_facts_are_unknown() -> None:
 def test_short_answers_may_coincide() -> None:
     train = [example("a", "堤防は土ですか", "はい。", ())]
     assert drop_leaks(train, {"test": [example("t", "護岸は必要か", "はい。", ())]}, [], 0.8)[0] == train
+
+
+def talk(name: str, *said: tuple[str, str]) -> list[Example]:
+    """A conversation's examples."""
+    turns = [Turn(question=question, answer=answer) for question, answer in said]
+    return [
+        Example(id=f"{name}.{i}", question=turn.question, answer=turn.answer, history=turns[:i], conversation=name)
+        for i, turn in enumerate(turns)
+    ]
+
+
+def test_a_conversation_that_resembles_a_held_out_one_is_dropped_whole() -> None:
+    train = [*talk("leak", ("水制の種類", "三つ"), ("堤防は何を防ぎますか", "氾濫")), *talk("kept", ("護岸とは", "壁"))]
+    held_out = talk("t", ("水制の種類", "三つ"), ("堤防は何を防ぎますか", "洪水"))[1:]
+    kept, drops = drop_leaks(train, {"test": held_out}, [], 0.8)
+    assert [each.id for each in kept] == ["kept.0"]
+    assert [(each.id, each.reason) for each in drops] == [("leak.0", "same question"), ("leak.1", "same question")]
+
+
+def test_the_other_turns_of_a_conversation_that_leaks_go_too() -> None:
+    answer = "出水期の前に堤防の法面と天端を歩いて点検します。"
+    train = [*talk("leak", ("水制の種類", "三つ"), ("点検は?", answer)), example("kept", "水制とは")]
+    kept, drops = drop_leaks(train, {"test": [example("t", "いつ見るか", answer, facts=())]}, [], 0.8)
+    assert [each.id for each in kept] == ["kept"]
+    assert {(each.id, each.reason) for each in drops} == {
+        *(("leak.0", "near-duplicate answer"), ("leak.1", "near-duplicate answer"))
+    }
+
+
+def test_a_follow_up_alone_resembles_nothing() -> None:
+    train = talk("a", ("堤防の役割を述べよ", "氾濫"), ("もっと詳しく教えてください", "水"))
+    held_out = talk("t", ("魚道が要る理由は何か", "魚"), ("もっと詳しく教えてください", "堰"))
+    assert drop_leaks(train, {"test": held_out}, [], 0.8)[0] == train
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_was_said_before_a_question_counts_on_both_sides(own: bool) -> None:
+    long = talk("a", ("堤防の役割を述べよ", "氾濫"), ("では魚道が要る理由を別に答えよ", "魚"))[1:]
+    short = [example("s", "堤防の役割を述べよ", facts=())]
+    train, held_out = (long, short) if own else (short, long)
+    assert drop_leaks(train, {"test": held_out}, [], 0.8)[1][0].reason == "same question"
+
+
+def test_a_pair_repeats_another_only_after_the_same_history() -> None:
+    pairs = [*talk("a", ("堤防", "土"), ("それで?", "水")), *talk("b", ("堤防", "土"), ("それで?", "水"))]
+    other = talk("c", ("護岸", "石"), ("それで?", "水"))
+    named = [other[1].model_copy(update={"id": "d", "system": "短く"})]
+    kept, drops = drop_unusable([*pairs, *other, *named], "source")
+    assert [each.id for each in kept] == ["a.0", "a.1", "c.0", "c.1", "d"]
+    assert [(each.id, each.against) for each in drops] == [("b.0", "a.0"), ("b.1", "a.1")]
+
+
+def test_a_conversation_is_no_witness_for_its_own_numbers() -> None:
+    one, two = talk("a", ("高さは15m?", "はい。"), ("幅は?", "15mか20mです。"))
+    stated = witnesses([("a", "幅は? 15mか20mです。"), ("a", "高さは15m? はい。")])
+    assert unsupported_numbers([one, two], stated) == {"a.1": ["20m"]}
+    assert unsupported_numbers([two], witnesses([("b", "幅は二十メートル")])) == {}
 
 
 def test_empty_and_repeated_pairs_are_dropped() -> None:

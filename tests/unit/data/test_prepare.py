@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jsm_queue.data.examples import Example, read_examples
+from jsm_queue.data.examples import Example, Turn, read_examples
 from jsm_queue.data.graph import Graph, parse_graph
 from jsm_queue.data.options import PrepareOptions
 from jsm_queue.data.prepare import Dataset, prepare, write_dataset
 from jsm_queue.data.readers import Pairs
+from jsm_queue.data.shapes import Unusable
 from jsm_queue.data.subsets import subset
 from jsm_queue.errors import DataError
 
@@ -184,21 +185,59 @@ def test_without_a_bench_the_test_questions_serve() -> None:
     assert "bench" not in dataset.report["counts"]
 
 
-def test_test_questions_that_the_judge_could_not_score_are_refused_before_any_training() -> None:
-    source = Pairs([pair.model_copy(update={"key_facts": []}) for pair in pairs(60).examples])
-    match = (
-        r"^10 of the 10 test questions, which serve as the bench, have no key facts .*: (p\d+, ){5}…\. .*data\.bench"
-    )
+def test_a_bench_that_asks_what_the_corpus_asks_is_refused() -> None:
+    bench = [Example(id=f"b{i}", question=pair.question + "　", answer="x") for i, pair in enumerate(pairs(7).examples)]
+    match = r"^7 of the 7 bench questions stand in the corpus word for word: b0 \(pair p000\), .*b4 \(pair p004\), …\. "
     with pytest.raises(DataError, match=match):
-        prepare(source, [], PrepareOptions(0, 10, 60, 10))
-    bench = [Example(id="b", question="何?", answer="x", key_facts=[["x"]])]
-    assert prepare(source, bench, PrepareOptions(0, 10, 60, 10)).bench == bench
-
-
-def test_bench_questions_that_the_judge_could_not_score_are_refused() -> None:
-    bench = [Example(id=f"b{i}", question=f"何{i}?", answer="x", key_facts=[["x"]] * (i % 2)) for i in range(4)]
-    with pytest.raises(DataError, match=r"^2 of the 4 bench questions have no key facts .*: b0, b2\. "):
         prepare(pairs(40), bench, PrepareOptions(0, 5, 5, 5))
+
+
+def talks(n: int, turns: int) -> list[Example]:
+    """n conversations of that many answers each, of words that no other one has."""
+    said = [pair for i in range(n) for pair in pairs(n * turns).examples[i * turns : (i + 1) * turns]]
+    return [
+        pair.model_copy(
+            update={
+                "id": f"c{i // turns:02}.{i % turns + 1}",
+                "conversation": f"c{i // turns:02}",
+                "history": [Turn(question=each.question, answer=each.answer) for each in said[i - i % turns : i]],
+            }
+        )
+        for i, pair in enumerate(said)
+    ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 4))
+def test_a_conversation_is_on_one_side(seed: int, turns: int) -> None:
+    dataset = prepare(Pairs([*talks(15, turns), *pairs(100).examples[70:]]), [], PrepareOptions(seed, 10, 1, 8))
+    sides = {name: {example.unit for example in split} for name, split in dataset.splits.items() if name != "bench"}
+    assert not sides["train"] & sides["validation"] and not sides["test"] & (sides["train"] | sides["validation"])
+    assert 10 <= len(dataset.validation) < 10 + turns and 8 <= len(dataset.test) < 8 + turns
+    assert sum(map(len, (dataset.train, dataset.validation, dataset.test))) == 15 * turns + 30
+
+
+def test_conversations_too_long_to_hold_out_are_refused() -> None:
+    with pytest.raises(DataError, match="40 pairs are too few to hold out 40"):
+        prepare(Pairs(talks(2, 20)), [], PrepareOptions(0, 5, 1, 5))
+
+
+def test_the_report_tells_what_was_read_and_what_was_left_out() -> None:
+    unusable = [Unusable("line 3", "conversation with the role tool")]
+    report = prepare(Pairs(pairs(40).examples, [], "messages", 38, 2, unusable), [], PrepareOptions(0, 5, 5, 5)).report
+    assert report["source"] == {"shape": "messages", "conversations": 38, "answers": 40, "unanswered": 2}
+    assert report["dropped"]["counts"] == {"conversation with the role tool": 1}
+    assert report["dropped"]["examples"][0]["id"] == "line 3"
+    assert prepare(small_graph(), [], SMALL).report["source"] == {"shape": "graph"}
+
+
+@pytest.mark.parametrize(("source", "default"), [(small_graph(), 0.6), (pairs(40), 0.8)])
+def test_the_threshold_fits_the_corpus_unless_it_is_given(source: Graph | Pairs, default: float) -> None:
+    used = [
+        prepare(source, [], PrepareOptions(0, 6, 6, 6, given)).report["options"]["near_duplicate"]
+        for given in (None, 0.7)
+    ]
+    assert used == [default, 0.7]
 
 
 def test_too_few_pairs_are_refused() -> None:

@@ -96,7 +96,7 @@ def test_the_suffix_may_be_given(tmp_path: Path) -> None:
         ("x.jsonl", json.dumps({"id": "i" * 121, "question": "q", "answer": "a"}), "line 1: id: .*longer than 120"),
         ("x.jsonl", '{"id": "a\\u0007b", "question": "q", "answer": "a"}', "line 1: id: .*control character"),
         ("x.csv", 'id,question,answer\n"a\nb",q,a\n', "line 3: id: .*control character"),
-        ("x.csv", "frage,answer\nq,a\n", "lacks question"),
+        ("x.csv", "frage,answer\nq,a\n", "line 2: question is missing"),
         ("x.csv", "question,answer\nq\n", "line 2: answer"),
         ("x.csv", "question,answer\nq,a,b\n", "line 2: more cells"),
         ("x.csv", 'question,answer\nq,"a', "after line 1"),

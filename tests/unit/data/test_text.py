@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jsm_queue.data.text import normalize, normalize_with_origins, numbers_with_units, repeats_itself
+from jsm_queue.data.text import normalize, normalize_with_origins, repeats_itself
 
 CHARACTERS = st.sampled_from("堤防ハバパｶﾞﾟはﾊ\u3099\u309a\u0301aAÅﬁß①㎥㍍㌔ １２.,　 \n\t。…―🌊")
 
@@ -27,20 +27,6 @@ def test_normalizing_twice_changes_nothing_in_width_and_spaces(text: str) -> Non
 
 def test_width_case_and_spaces_do_not_matter() -> None:
     assert normalize(" ＡＤＣＰ　ﾎﾟﾝﾌﾟ ") == normalize("adcpポンプ")
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("高さは１，５００ ｍです。", {"1500m"}),
-        ("勾配は2.5%、流量は300m³/s。", {"2.5%", "300m3/s"}),
-        ("200年に一度、3.5メートル", {"200年", "3.5メートル"}),
-        ("第3章の表2を見る", set()),
-        ("数値はない", set()),
-    ],
-)
-def test_numbers_with_units(text: str, expected: set[str]) -> None:
-    assert numbers_with_units(text) == expected
 
 
 @pytest.mark.parametrize(
