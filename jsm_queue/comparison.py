@@ -20,11 +20,12 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class CellValues:
-    """What a cell measured. `n` None: untrained. `cell` is its label, which begins with its base's name.
+    """What a cell measured. `n` None: untrained, or with an `adapter` that was given. `cell` is its label, which
+    begins with its base's name.
 
     `values`: item → NLL sum in nats (scale) or judge score 0–3 (bases, quantization); `weights`: item →
     answer tokens (scale), else empty; `metrics`: figures of the whole cell: "bytes" (file size), "kl" (nats
-    a token), "bits_per_byte", "parity_ok" (1 or 0).
+    a token), "bits_per_byte", "parity_ok" (1 or 0), "questions" and how many of them are "unjudged".
     """
 
     cell: str
@@ -35,6 +36,12 @@ class CellValues:
     values: Mapping[str, float]
     weights: Mapping[str, float]
     metrics: Mapping[str, float]
+    adapter: bool = False
+
+    @property
+    def tuned(self) -> bool:
+        """Was it fine-tuned, here or elsewhere?"""
+        return self.n is not None or self.adapter
 
 
 @dataclass(frozen=True)
@@ -154,6 +161,11 @@ def by_seed(cells: Sequence[CellValues]) -> dict[str, float]:
                 total / (math.fsum(weights) if weights else len(items))
             )
     return means
+
+
+def at_top(cells: Sequence[CellValues]) -> float:
+    """The share of full scores, of the cell that has the fewest of them."""
+    return rounded(min(sum(v >= TOP_SCORE for v in cell.values.values()) / len(cell.values) for cell in cells))
 
 
 def metric(cells: Sequence[CellValues], name: str, over: Callable[[list[float]], float]) -> float | None:

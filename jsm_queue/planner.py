@@ -5,8 +5,8 @@ already is ignored by its hash. Failed jobs count as terminal, so no study hangs
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 from jsm_queue.kinds import (
     AnswerParams,
@@ -23,7 +23,7 @@ from jsm_queue.kinds import (
     TrainParams,
     draft,
 )
-from jsm_queue.spec import BaseSpec, DataSpec, StudySpec
+from jsm_queue.spec import BaseSpec, BasesStage, DataSpec, Format, StudySpec
 
 Stage = Literal["scale", "bases", "quantization"]
 TERMINAL = frozenset({"done", "failed", "quarantined", "skipped"})
@@ -35,22 +35,23 @@ PARITY_PROMPTS = 4
 
 @dataclass(frozen=True)
 class Cell:
-    """One grid point. `n` None: untrained; `format` None: not a GGUF yet."""
+    """One grid point. `n` None: not trained by the study; `adapter`: with the adapter that is given.
+
+    `format` None: not a GGUF yet.
+    """
 
     stage: Stage
     base: str
     n: int | None = None
     seed: int | None = None
     format: str | None = None
+    adapter: bool = False
 
     @property
     def label(self) -> str:
-        """For people and for keys, e.g. "river-qwen2 n=250 seed=1 Q8_0"."""
-        parts = [
-            self.base,
-            "untrained" if self.n is None else f"n={self.n} seed={self.seed}",
-            self.format or "",
-        ]
+        """For people and for keys, e.g. "river-qwen2 n=250 seed=1 Q8_0", "mine adapter", "mine untrained"."""
+        given = "adapter" if self.adapter else "untrained"
+        parts = [self.base, given if self.n is None else f"n={self.n} seed={self.seed}", self.format or ""]
         return " ".join(part for part in parts if part)
 
 
@@ -127,22 +128,55 @@ def stages(study: Study) -> Iterator[tuple[Stage, list[Wanted]]]:
     spec, decisions = study.spec, study.decisions
     if spec.stages.scale:
         if "scale" not in decisions:
-            yield "scale", _scale(study) + _untrained(study)
+            yield "scale", _scale(study) + (_untrained(study) if spec.stages.bases else [])
             return
         yield "scale", _scale(study)
-    n = chosen_n(spec, decisions)
-    if n is None:
-        return
-    yield "bases", _with_latency(study, "bases", _bases(study, n))
-    if spec.stages.quantization and decisions.get("bases", {}).get("chosen"):
-        yield "quantization", _with_latency(study, "quantization", _quantization(study, n))
+        if decisions["scale"].get("n") is None:
+            return
+    if spec.stages.bases:
+        yield "bases", _with_latency(study, "bases", _bases(study))
+    if spec.stages.quantization and chosen_bases(spec, decisions):
+        yield "quantization", _with_latency(study, "quantization", _quantization(study))
 
 
 def chosen_n(spec: StudySpec, decisions: Mapping[str, Mapping[str, Any]]) -> int | None:
-    """The training size of stages 2 and 3: stage 1's n*, or the spec's own; None while there is none."""
-    if spec.stages.scale is None:
-        return spec.stages.bases.n
-    return decisions.get("scale", {}).get("n")
+    """The training size of stages 2 and 3: stage 1's n*, or the spec's own; None where nothing is trained."""
+    if spec.stages.scale:
+        return decisions.get("scale", {}).get("n")
+    stage = spec.stages.bases or spec.stages.quantization
+    return stage.n if stage else None
+
+
+def chosen_bases(spec: StudySpec, decisions: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The bases of stage 3: stage 2's choice, or those that the spec names, or stage 1's; none while there is none."""
+    stages = spec.stages
+    if stages.bases:
+        return decisions.get("bases", {}).get("chosen", [])
+    named = stages.quantization.bases if stages.quantization else None
+    return named or ([stages.scale.base] if stages.scale else [])
+
+
+def seeds(spec: StudySpec) -> list[int]:
+    """The seeds of stages 2 and 3. The first of them is the one that is timed, and whose answers are shown."""
+    stages = spec.stages
+    if stages.bases:
+        return stages.bases.seeds
+    own = stages.quantization.seeds if stages.quantization else None
+    return own or (stages.scale.seeds if stages.scale else BasesStage().seeds)
+
+
+def answer_format(spec: StudySpec) -> Format:
+    """The format in which stages 1 and 2 answer questions."""
+    return (spec.stages.bases or BasesStage()).answer_format
+
+
+def used_bases(spec: StudySpec) -> list[BaseSpec]:
+    """The bases that some stage may measure: all of them where stage 2 is not left out."""
+    if spec.stages.bases:
+        return spec.bases
+    names = {*chosen_bases(spec, {})} if spec.stages.quantization else set()
+    names |= {spec.stages.scale.base} if spec.stages.scale else set()
+    return [base for base in spec.bases if base.name in names]
 
 
 def _scale(study: Study) -> list[Wanted]:
@@ -161,18 +195,27 @@ def _scale(study: Study) -> list[Wanted]:
             if scale.read_test == "all" or cell.n in (None, n):
                 jobs.append(Wanted("scale", cell, _score(study, cell, "test")))
             if scale.read_test == "all":
-                jobs += _judged(study, cell, study.spec.stages.bases.answer_format, "test")
+                jobs += _judged(study, cell, answer_format(study.spec), "test")
     return jobs
 
 
-def _bases(study: Study, n: int) -> list[Wanted]:
-    """Every base untrained and, where the spec trains it, at n with each seed: NLL, parity, answers, scores."""
+def _bases(study: Study) -> list[Wanted]:
+    """Every base untrained and, where the spec trains it, at n with each seed, or with the adapter that is given:
+    NLL, parity, answers, scores.
+    """
     jobs = [Wanted("bases", None, _prepare(study)), *_untrained(study)]
     for base in study.spec.bases:
-        for seed in study.spec.stages.bases.seeds if base.train else []:
-            cell = Cell("bases", base.name, n, seed)
+        for cell in _tuned(study, "bases", base) if base.tuned else []:
             jobs += _fine_tuning(study, cell) + _measured(study, cell)
     return jobs
+
+
+def _tuned(study: Study, stage: Stage, base: BaseSpec) -> list[Cell]:
+    """The base at n with each seed, or as it is given: with its adapter or without one."""
+    if not base.train:
+        return [Cell(stage, base.name, adapter=base.adapter is not None)]
+    n = chosen_n(study.spec, study.decisions)
+    return [Cell(stage, base.name, n, seed) for seed in seeds(study.spec)]
 
 
 def _untrained(study: Study) -> list[Wanted]:
@@ -181,7 +224,7 @@ def _untrained(study: Study) -> list[Wanted]:
 
 
 def _measured(study: Study, cell: Cell) -> list[Wanted]:
-    fmt = study.spec.stages.bases.answer_format
+    fmt = answer_format(study.spec)
     score, parity = _score(study, cell, "test"), _parity(study, cell, fmt, "model")
     return [
         Wanted(cell.stage, cell, score),
@@ -190,19 +233,28 @@ def _measured(study: Study, cell: Cell) -> list[Wanted]:
     ]
 
 
-def _quantization(study: Study, n: int) -> list[Wanted]:
+def _quantization(study: Study) -> list[Wanted]:
     """The chosen bases in every format: scores, and the divergence to F16."""
     stage = study.spec.stages.quantization
     assert stage is not None
     jobs = []
-    for base in study.decisions["bases"]["chosen"]:
-        for seed in study.spec.stages.bases.seeds:
+    for name in chosen_bases(study.spec, study.decisions):
+        for model in _tuned(study, "quantization", study.spec.base(name)):
+            if not study.spec.stages.bases:
+                jobs += _unmeasured(study, model, stage.formats)
             for fmt in stage.formats:
-                cell = Cell("quantization", base, n, seed, fmt)
+                cell = replace(model, format=fmt)
                 jobs += _judged(study, cell, fmt, "bench")
                 if fmt != "F16" and "F16" in stage.formats:
                     jobs.append(Wanted("quantization", cell, _parity(study, cell, fmt, "F16")))
     return jobs
+
+
+def _unmeasured(study: Study, model: Cell, formats: Sequence[Format]) -> list[Wanted]:
+    """What stage 2 would have done for a model: data, training, and whether its most precise GGUF is the model."""
+    precise = min(formats, key=get_args(Format).index)
+    parity = Wanted("quantization", replace(model, format=precise), _parity(study, model, precise, "model"))
+    return [Wanted("quantization", None, _prepare(study)), *_fine_tuning(study, model), parity]
 
 
 def _with_latency(study: Study, stage: Stage, jobs: list[Wanted]) -> list[Wanted]:
@@ -211,16 +263,17 @@ def _with_latency(study: Study, stage: Stage, jobs: list[Wanted]) -> list[Wanted
     if any(study.states.get(wanted.job.id) not in TERMINAL for wanted in converts):
         # Without this the stage would look complete before the job exists.
         return jobs
-    seed = study.spec.stages.bases.seeds[0]
-    timed = [
-        wanted
-        for wanted in converts
-        if study.states[wanted.job.id] == "done" and wanted.cell and wanted.cell.seed in (None, seed)
-    ]
-    timed = [w for w in timed if w.cell and (w.cell.n is not None or not study.spec.base(w.cell.base).train)]
+    timed = [w for w in converts if study.states[w.job.id] == "done" and w.cell and _timed(study.spec, w.cell)]
     if timed:
         jobs.append(Wanted(stage, None, _latency(study, stage, timed)))
     return jobs
+
+
+def _timed(spec: StudySpec, cell: Cell) -> bool:
+    """One seed of each base is timed; untrained only a base that is measured no other way."""
+    if cell.n is not None:
+        return cell.seed == seeds(spec)[0]
+    return cell.adapter or not spec.base(cell.base).tuned
 
 
 def _prepare(study: Study) -> JobDraft:
@@ -281,8 +334,19 @@ def _judged(study: Study, cell: Cell, fmt: str, split: Literal["bench", "test"])
         AnswerParams(split=split, decoding=study.spec.decoding, system_prompt=study.spec.system_prompt),
         dataset | {"gguf": convert.id},
     )
-    judge = draft("judge", JudgeParams(judge=study.spec.judge, split=split), dataset | {"answers": answer.id})
+    judge = draft("judge", _judge(study, split), dataset | {"answers": answer.id})
     return [Wanted(cell.stage, cell, job) for job in (convert, answer, judge)]
+
+
+def _judge(study: Study, split: Literal["bench", "test"]) -> JudgeParams:
+    given = study.inputs.judge
+    return JudgeParams(
+        judge=study.spec.judge,
+        split=split,
+        rubric=given.rubric if given else None,
+        judge_file=given.file if given else None,
+        study=study.id if study.spec.judge.kind == "openai" else None,
+    )
 
 
 def _parity(study: Study, cell: Cell, fmt: str, reference: Literal["model", "F16"]) -> JobDraft:
@@ -318,14 +382,16 @@ def _adapter(study: Study, cell: Cell) -> dict[str, str]:
 
 
 def _base(study: Study, cell: Cell) -> BaseRef:
-    return study.inputs.bases[cell.base]
+    base = study.inputs.bases[cell.base]
+    return base if cell.adapter else base.bare
 
 
 def preview(spec: StudySpec, inputs: Inputs) -> list[Wanted]:
-    """The whole grid as it would be with n* the largest size and the first trained bases chosen: for `jsm plan`."""
-    trained: list[BaseSpec] = [base for base in spec.bases if base.train]
-    keep = spec.stages.quantization.keep if spec.stages.quantization else 1
-    decisions: dict[str, dict[str, Any]] = {"bases": {"chosen": [base.name for base in trained[:keep]]}}
+    """The whole grid as it would be with n* the largest size and the first tuned bases chosen: for `jsm plan`."""
+    decisions: dict[str, dict[str, Any]] = {}
+    if spec.stages.bases:
+        keep = spec.stages.quantization.keep if spec.stages.quantization else 1
+        decisions["bases"] = {"chosen": [base.name for base in spec.bases if base.tuned][:keep]}
     if spec.stages.scale:
         decisions["scale"] = {"n": spec.stages.scale.sizes[-1]}
     states: dict[str, str] = {}

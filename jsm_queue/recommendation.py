@@ -5,6 +5,7 @@ from typing import Any
 
 from jsm_queue import stats, wording
 from jsm_queue.comparison import rounded
+from jsm_queue.planner import answer_format, used_bases
 from jsm_queue.spec import Limits, StudySpec
 from jsm_queue.verdicts import Verdict, by_size
 
@@ -43,16 +44,38 @@ def recommend(
     ]
     common = {"rests_on": rests_on, "caveats": caveats, "excluded": excluded}
     if chosen is None:
-        why = "nothing that was measured fits the limits" if options else "no fine-tuned model was measured"
-        return {"status": "none", "sentence": f"No recommendation: {why}."} | common
+        return (_size_alone(spec, verdicts) or _nothing(verdicts, bool(options))) | common
     sure = all(verdict.decision["status"] == "decided" for verdict in verdicts.values())
     sure = sure and chosen["relation"] in ("reference", "equivalent")
     return {"status": "decided" if sure else "undecided", "sentence": _sentence(chosen)} | chosen | common
 
 
+def _size_alone(spec: StudySpec, verdicts: Mapping[str, Verdict]) -> dict[str, Any] | None:
+    """What a study of stage `scale` alone says: how much to train on. None for others, and where it failed."""
+    scale, verdict = spec.stages.scale, verdicts.get("scale")
+    if spec.stages.bases or spec.stages.quantization or scale is None or verdict is None:
+        return None
+    n, best = verdict.decision["n"], verdict.decision["best"]
+    if n is None:
+        return None
+    why = "the best size measured" if n == best else f"shown not worse than {wording.count(best)}, the best size"
+    sentence = f"Train {scale.base} on {wording.count(n)} examples: {why}."
+    return {"status": verdict.decision["status"], "sentence": sentence, "base": scale.base, "n": n}
+
+
+def _nothing(verdicts: Mapping[str, Verdict], measured: bool) -> dict[str, Any]:
+    failed = [stage for stage, verdict in verdicts.items() if verdict.decision["status"] == "failed"]
+    why = "no stage that chooses a model has ended"
+    if measured:
+        why = "nothing that was measured fits the limits"
+    elif failed:
+        why = f"stage {failed[0]} has no result, because its jobs failed"
+    return {"status": "none", "sentence": f"No recommendation: {why}."}
+
+
 def _options(spec: StudySpec, verdicts: Mapping[str, Verdict]) -> list[dict[str, Any]]:
     """What could be deployed, the best base first: its formats, or without stage 3 stage 2's answers."""
-    keys = ("format", "n", "cells", "relation", "estimate", "low", "high", "items", "changed", "bytes")
+    keys = ("format", "n", "adapter", "cells", "relation", "estimate", "low", "high", "items", "changed", "bytes")
     quantized = verdicts["quantization"].evidence["bases"] if "quantization" in verdicts else []
     if quantized:
         rows = [
@@ -60,14 +83,14 @@ def _options(spec: StudySpec, verdicts: Mapping[str, Verdict]) -> list[dict[str,
             for row in quantized
             for fmt in row["formats"]
         ]
-        return [{"base": base} | {key: fmt[key] for key in keys} for base, fmt in rows]
+        return [{"base": base} | {key: fmt.get(key) for key in keys} for base, fmt in rows]
     if "bases" not in verdicts:
         return []
     known = {row["base"]: row for row in verdicts["bases"].evidence["bases"]}
-    shared = {"format": spec.stages.bases.answer_format, "relation": "reference", "changed": None}
+    shared = {"format": answer_format(spec), "relation": "reference", "changed": None}
     chosen = [known[base] for base in verdicts["bases"].decision["chosen"]]
     return [
-        {"base": row["base"], "n": row["n"], "cells": row["cells"], "bytes": row["bytes"]} | row["score"] | shared
+        {key: row.get(key) for key in ("base", "n", "adapter", "cells", "bytes")} | row["score"] | shared
         for row in chosen
     ]
 
@@ -102,7 +125,10 @@ def _choice(fitting: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _sentence(chosen: Mapping[str, Any]) -> str:
-    model = f"{chosen['base']}, fine-tuned on {wording.count(chosen['n'])} examples, as {chosen['format']}"
+    made = "with the adapter that was given" if chosen["adapter"] else "untrained"
+    if chosen["n"]:
+        made = f"fine-tuned on {wording.count(chosen['n'])} examples"
+    model = f"{chosen['base']}, {made}, as {chosen['format']}"
     words = [f"{wording.interval(chosen)} of 3 points on {chosen['items']} questions"]
     if chosen["bytes"]:
         words.append(wording.size(chosen["bytes"]))
@@ -133,13 +159,26 @@ def _caveats(
     )
     if missing:
         found.append("Not measured, because a job failed: " + ", ".join(missing) + ".")
-    if spec.data.bench is None and "bases" in verdicts:
-        found.append(
-            "No bench was given: the test questions chose base and format, so their scores flatter the choice."
-        )
+    choices = [what for stage, what in (("bases", "base"), ("quantization", "format")) if stage in verdicts]
+    if choices:
+        found += _adapter_caveats(spec)
+    if choices and spec.data.bench is None:
+        what = " and ".join(choices) if len(choices) > 1 else f"the {choices[0]}"
+        found.append(f"No bench was given: the test questions chose {what}, so their scores flatter the choice.")
     if spec.judge.kind == "key_facts":
         found.append("Judge: key facts, not calibrated on human labels.")
+    else:
+        found.append("Judge: a language model, not calibrated on human labels.")
     return found
+
+
+def _adapter_caveats(spec: StudySpec) -> Iterator[str]:
+    for base in used_bases(spec):
+        if base.adapter is not None:
+            yield (
+                f"The adapter of {base.name} was given: its data and its settings are not this study's, and questions "
+                "of the bench may be among what it was trained on."
+            )
 
 
 def _stage_caveats(stage: str, decision: Mapping[str, Any], evidence: Mapping[str, Any]) -> Iterator[str]:
@@ -149,6 +188,11 @@ def _stage_caveats(stage: str, decision: Mapping[str, Any], evidence: Mapping[st
             yield "The NLL still falls at the largest training size: more data may help."
     if stage == "bases":
         yield from _bases_caveats(decision, evidence)
+    if decision.get("unjudged"):
+        yield f"Stage {stage} is undecided: {wording.unjudged(decision)}."
+    if stage == "quantization" and decision.get("bench_cannot_tell"):
+        end = wording.TOO[decision["bench_cannot_tell"]]
+        yield f"{end[0].upper()}{end[1:]} to tell formats apart: what is equivalent here may differ elsewhere."
     if stage == "quantization" and decision["status"] != "failed":
         for row in evidence["bases"][0]["formats"]:
             if row["relation"] == "undecided":
@@ -189,7 +233,9 @@ def _choice_caveats(spec: StudySpec, chosen: Mapping[str, Any]) -> Iterator[str]
             f"{chosen['format']} scored the same on all {chosen['items']} questions; that still allows "
             f"a difference on up to {100 * share:.0f} % of such questions (95 % confidence)."
         )
-    if len(chosen["cells"]) == 1:
+    if chosen["n"] is None and not chosen["adapter"]:
+        yield f"{chosen['base']} is not fine-tuned: what training it would gain was not measured."
+    if len(chosen["cells"]) == 1 and chosen["n"]:
         yield "One seed: how much another training would differ is not known."
     limits = spec.limits
     if chosen["seconds_p95"] is None and limits.seconds_per_question:

@@ -17,6 +17,7 @@ from jsm_queue.comparison import (
     CellValues,
     Difference,
     ScoreDifference,
+    at_top,
     by_seed,
     compare,
     compare_scores,
@@ -29,7 +30,7 @@ from jsm_queue.comparison import (
 )
 from jsm_queue.data.keyfacts import TOP_SCORE
 
-RULES_VERSION = 2
+RULES_VERSION = 3
 
 NLL_MARGIN = 0.02
 """How much worse, relative to the best NLL, still counts as not worse. A doubling of the data lowers the NLL
@@ -43,6 +44,13 @@ CEILING = 2.8
 FLOOR = 0.2
 """Where the means on both sides of the cut are beyond one of these, nearly all answers are right (wrong): the
 bench cannot tell who belongs on which side."""
+
+TOP_SHARE = 0.9
+"""Where so many scores are full ones on both sides, that is a ceiling too, whatever the few others are."""
+
+UNJUDGED = SCORE_MARGIN / TOP_SCORE
+"""The largest share of a cell's answers that a judge may leave without a score. Each of them might have had any score,
+so a twentieth of them can move a mean by the whole margin: beyond it they alone could undo what the others show."""
 
 PRECISION = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
 """Formats from the most to the least precise; the first one present is the reference of stage 3."""
@@ -134,19 +142,22 @@ def bases_verdict(cells: Sequence[CellValues], keep: int, missing: Sequence[str]
     Of a pair, the higher is "better" where the paired interval excludes 0, both are "equivalent" where the
     interval and its limits lie within ±`SCORE_MARGIN` (also where it excludes 0: such a difference does not
     matter). Decided: no base that was left out is undecided against one that was chosen. Equal scores are
-    ranked by name: the test set breaks no tie, and untrained cells are evidence only.
+    ranked by name: the test set breaks no tie, and untrained cells are evidence only. A base with an adapter
+    that was given is ranked like one that the study trained.
     """
     good, lost = usable(cells)
     missing = sorted({*missing, *lost})
-    trained = grouped([c for c in good if c.n is not None], lambda c: c.base)
-    untrained = grouped([c for c in good if c.n is None], lambda c: c.base)
+    trained = grouped([c for c in good if c.tuned], lambda c: c.base)
+    untrained = grouped([c for c in good if not c.tuned], lambda c: c.base)
     rows = [_base_row(base, trained.get(base, []), untrained.get(base, [])) for base in sorted({*trained, *untrained})]
     ranked = sorted((row for row in rows if row["score"]), key=_rank)
     pairs = [_pair(trained, a["base"], b["base"]) for a, b in combinations(ranked, 2)]
     chosen = [row["base"] for row in ranked[:keep]]
-    silent = _silent([row["score"]["estimate"] for row in ranked[max(keep - 1, 0) : keep + 1]])
+    at_cut = ranked[max(keep - 1, 0) : keep + 1]
+    silent = _silent([row["score"]["estimate"] for row in at_cut], [row["at_top"] for row in at_cut])
+    unjudged = _unjudged([c for c in good if c.tuned])
     open_pairs = [p for p in pairs if p["a"] in chosen and p["b"] not in chosen and p["relation"] == "undecided"]
-    undecided = bool(open_pairs) or silent is not None
+    undecided = bool(open_pairs or unjudged) or silent is not None
     decision = {
         "chosen": chosen,
         "ranking": [
@@ -161,6 +172,7 @@ def bases_verdict(cells: Sequence[CellValues], keep: int, missing: Sequence[str]
         "status": "failed" if not ranked else "undecided" if undecided else "decided",
         "pairs": [{key: p[key] for key in ("a", "b", "relation")} for p in pairs],
         "bench_cannot_tell": silent,
+        "unjudged": unjudged,
         "not_ranked": sorted({label.split(" ", 1)[0] for label in missing if label} - {r["base"] for r in ranked}),
         "parity_failed": _parity_failed(good),
         "missing": missing,
@@ -171,7 +183,8 @@ def bases_verdict(cells: Sequence[CellValues], keep: int, missing: Sequence[str]
 def _base_row(base: str, trained: Sequence[CellValues], untrained: Sequence[CellValues]) -> dict[str, Any]:
     return {
         "base": base,
-        "n": max((c.n or 0 for c in trained), default=None),
+        "n": max((c.n or 0 for c in trained), default=None) or None,
+        "adapter": any(c.adapter for c in trained),
         "cells": [c.cell for c in trained or untrained],
         "seeds": by_seed(trained),
         "score": fields(level(trained)),
@@ -180,6 +193,8 @@ def _base_row(base: str, trained: Sequence[CellValues], untrained: Sequence[Cell
         "bits_per_byte": metric(trained, "bits_per_byte", fmean),
         "bits_per_byte_untrained": metric(untrained, "bits_per_byte", fmean),
         "bytes": metric(trained or untrained, "bytes", fmean),
+        "at_top": at_top(trained) if trained else None,
+        "unjudged": metric([*trained, *untrained], "unjudged", sum),
     }
 
 
@@ -210,15 +225,20 @@ def _needs(found: ScoreDifference, apart: float, within: float) -> int | None:
     return min((count for count in ways if count), default=None)
 
 
-def _silent(scores: Sequence[float]) -> str | None:
-    """Why the bench cannot tell the last base that is chosen from the first one left out: "ceiling" or
-    "floor"; None when it may, or when none is left out.
+def _silent(scores: Sequence[float], tops: Sequence[float]) -> str | None:
+    """Why the bench cannot tell apart what has these mean `scores` and shares of full scores, as the last base that
+    is chosen and the first one left out: "ceiling" or "floor"; None when it may, or when there is no second one.
     """
     if len(scores) < 2:
         return None
-    if min(scores) >= CEILING:
+    if min(scores) >= CEILING or min(tops) >= TOP_SHARE:
         return "ceiling"
     return "floor" if max(scores) <= FLOOR else None
+
+
+def _unjudged(cells: Sequence[CellValues]) -> list[str]:
+    """The cells of which too many answers have no score."""
+    return sorted(c.cell for c in cells if c.metrics.get("unjudged", 0) > UNJUDGED * c.metrics.get("questions", 0))
 
 
 def _parity_failed(cells: Sequence[CellValues]) -> list[str]:
@@ -243,13 +263,16 @@ def quantization_verdict(cells: Sequence[CellValues], missing: Sequence[str]) ->
         formats = rows[0]["formats"]
         choice = min((f for f in formats if f["relation"] in ("reference", "equivalent")), key=by_size)
         smaller = [f for f in formats if f["relation"] == "undecided" and by_size(f) < by_size(choice)]
-        status = "undecided" if smaller else "decided"
+        unjudged = _unjudged([c for c in good if c.base == rows[0]["base"]])
+        status = "undecided" if smaller or unjudged else "decided"
         relations = {row["base"]: {f["format"]: f["relation"] for f in row["formats"]} for row in rows}
         decision = {
             "base": rows[0]["base"],
             "format": choice["format"],
             "status": status,
             "relations": relations,
+            "bench_cannot_tell": _silent([f["estimate"] for f in formats], [f["at_top"] for f in formats]),
+            "unjudged": unjudged,
         }
     return Verdict(decision | {"parity_failed": _parity_failed(good), "missing": missing}, {"bases": rows})
 
@@ -266,12 +289,16 @@ def _format_row(groups: Mapping[str, Sequence[CellValues]], fmt: str, reference:
     row = fields(level(cells)) | {
         "format": fmt,
         "n": max((c.n or 0 for c in cells), default=None) or None,
+        "adapter": any(c.adapter for c in cells),
         "cells": [c.cell for c in cells],
         "seeds": by_seed(cells),
         "bytes": metric(cells, "bytes", fmean),
-        "kl": metric(cells, "kl", fmean),
+        # The reference's, where it has one, is to the model that it was made of: nothing to compare the others with.
+        "kl": None if fmt == reference else metric(cells, "kl", fmean),
         "difference": {},
         "needs": None,
+        "at_top": at_top(cells),
+        "unjudged": metric(cells, "unjudged", sum),
     }
     if fmt == reference:
         return row | {"relation": "reference"}

@@ -48,11 +48,21 @@ def silence(decision: Json) -> str:
     return f"the bench cannot tell {' from '.join(names)}: nearly all their answers are {end}"
 
 
+TOO = {"ceiling": "the bench is too easy", "floor": "the bench is too hard"}
+"""Why a bench cannot tell."""
+
+
 def headline(stage: str, decision: Json, evidence: Json) -> str:
     """One line: what the stage decided, or that it did not."""
     if decision["status"] == "failed":
         return "failed: nothing was measured"
-    return _HEADLINES[stage](decision, evidence)
+    words = _HEADLINES[stage](decision, evidence)
+    return f"{words}; undecided: {unjudged(decision)}" if decision.get("unjudged") else words
+
+
+def unjudged(decision: Json) -> str:
+    """Whose answers the judge left without a score, more of them than a verdict can stand."""
+    return f"too many answers have no score of the judge ({', '.join(decision['unjudged'])})"
 
 
 def _scale(decision: Json, evidence: Json) -> str:
@@ -86,6 +96,8 @@ def _quantization(decision: Json, evidence: Json) -> str:
     words = [f"{chosen} ≈ {reference}" if chosen != reference else f"{chosen}: no smaller format is shown equivalent"]
     words += [f"{f['format']} undecided{_needs(f)}" for f in formats if f["relation"] == "undecided"]
     words += [f"{f['format']} worse" for f in formats if f["relation"] == "worse"]
+    if end := decision.get("bench_cannot_tell"):
+        words.append(f"{TOO[end]} to tell formats apart")
     return "; ".join(words) if len(formats) > 1 else f"{chosen}, the only format measured"
 
 

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
 from pydantic import ValidationError
 from sqlmodel import Session
 
@@ -14,13 +14,17 @@ from jsm_queue.errors import SpecError
 from jsm_queue.kinds import Inputs
 from jsm_queue.protocol import SubmitRequest
 from jsm_queue.spec import StudySpec, parse_spec
-from jsm_queue.store import queries
+from jsm_queue.store import queries, summaries
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading, writing
 
 router = APIRouter(tags=["studies"], dependencies=[Depends(require_admin)])
 
 PAGE = 1000
+LAST = 2**53
+"""More records than any study has: further on there is no page."""
+
+JobState = Literal["waiting", "ready", "active", "done", "failed", "quarantined", "skipped"]
 
 
 @router.post("/studies", status_code=201)
@@ -49,12 +53,16 @@ def _parse_inputs(value: dict[str, Any], spec: StudySpec) -> Inputs:
     missing = {base.name for base in spec.bases} ^ inputs.bases.keys()
     if missing:
         raise SpecError(f"inputs.bases and the spec's bases differ: {sorted(missing)}", "Submit with `jsm submit`")
+    found = (inputs.judge is not None, inputs.judge is not None and inputs.judge.file is not None)
+    if found != (spec.judge.kind != "key_facts", spec.judge.kind == "gguf"):
+        raise SpecError(f"inputs.judge is not what a judge of kind {spec.judge.kind} needs", "Submit with `jsm submit`")
     return inputs
 
 
 def _require_uploaded(session: Session, inputs: Inputs) -> None:
     files = [ref.sha for ref in (inputs.source, inputs.bench) if ref]
-    files += [sha for base in inputs.bases.values() for sha in base.files.values()]
+    files += [sha for base in inputs.bases.values() for sha in [*base.files.values(), *base.adapter.values()]]
+    files += [inputs.judge.file.sha] if inputs.judge and inputs.judge.file else []
     absent = set(files) - queries.sizes(session, files).keys()
     if absent:
         raise SpecError(
@@ -67,7 +75,7 @@ def _require_uploaded(session: Session, inputs: Inputs) -> None:
 def list_studies(ctx: Ctx) -> dict[str, Any]:
     """All studies, the newest first."""
     with reading(ctx.engine) as session:
-        return {"studies": [_summary(session, study) for study in queries.studies(session)]}
+        return {"studies": summaries.of_all(session)}
 
 
 @router.get("/studies/{study_id}")
@@ -75,7 +83,7 @@ def show_study(ctx: Ctx, study_id: str) -> dict[str, Any]:
     """One study with its spec, its inputs and its verdicts. `waiting_for`: what the pool lacks for it to go on."""
     with reading(ctx.engine) as session:
         study = queries.find_study(session, study_id)
-        return _summary(session, study) | {
+        return summaries.of_study(session, study) | {
             "spec": study.spec,
             "inputs": study.inputs,
             "verdicts": _verdicts(session, study),
@@ -87,7 +95,7 @@ def show_study(ctx: Ctx, study_id: str) -> dict[str, Any]:
 def list_jobs(
     ctx: Ctx,
     study_id: str,
-    state: str | None = None,
+    state: JobState | None = None,
     after: str = "",
     limit: int = Query(PAGE, ge=1, le=PAGE),
 ) -> dict[str, Any]:
@@ -114,7 +122,7 @@ def list_records(
     study_id: str,
     job: str | None = None,
     name: str | None = None,
-    after: int = Query(0, ge=0),
+    after: int = Query(0, ge=0, le=LAST),
     limit: int = Query(PAGE, ge=1, le=10 * PAGE),
 ) -> dict[str, Any]:
     """A page of a study's records. `next` is the `after` of the next page, null at the end."""
@@ -140,15 +148,17 @@ def show_data(ctx: Ctx, study_id: str) -> FileResponse:
 
 
 @router.get("/studies/{study_id}/report")
-def show_report(ctx: Ctx, study_id: str, format: Literal["html", "json"] = "html") -> Response:
-    """The report as one self-contained HTML file, or as JSON."""
+def show_report(ctx: Ctx, study_id: str, format: Literal["html", "md", "json"] = "html") -> Response:
+    """The report as one self-contained HTML file, as Markdown, or as JSON."""
     # Drawing libraries take a second to import; only this path needs them.
-    from jsm_queue.report import collect, html
+    from jsm_queue.report import collect, html, markdown
 
     with reading(ctx.engine) as session:
         data = collect.collect(session, queries.find_study(session, study_id).id, ctx.artifacts)
     if format == "json":
         return JSONResponse(data.model_dump(mode="json"))
+    if format == "md":
+        return PlainTextResponse(markdown.render_markdown(data), media_type="text/markdown")
     return HTMLResponse(html.render_html(data))
 
 
@@ -162,16 +172,33 @@ def cancel(ctx: Ctx, study_id: str) -> dict[str, Any]:
     return {"id": study.id, "state": study.state}
 
 
-def _summary(session: Session, study: t.Study) -> dict[str, Any]:
-    return {
-        "id": study.id,
-        "name": study.name,
-        "state": study.state,
-        "created_at": study.created_at,
-        "ended_at": study.ended_at,
-        "stage": queries.current_stage(session, study),
-        "jobs": queries.job_counts(session, study.id),
-    }
+@router.post("/studies/{study_id}/pause")
+def pause(ctx: Ctx, study_id: str) -> dict[str, Any]:
+    """Pause a running study: nothing of it begins, and what runs gives its slot back."""
+    with writing(ctx.engine) as session:
+        study = queries.find_study(session, study_id)
+        lifecycle.pause_study(session, study, ctx.now())
+    return {"id": study.id, "state": study.state}
+
+
+@router.post("/studies/{study_id}/resume")
+def resume(ctx: Ctx, study_id: str) -> dict[str, Any]:
+    """Let a paused study go on."""
+    with writing(ctx.engine) as session:
+        study = queries.find_study(session, study_id)
+        lifecycle.resume_study(session, study, ctx.now())
+    ctx.wake.set()
+    return {"id": study.id, "state": study.state}
+
+
+@router.post("/studies/{study_id}/retry")
+def retry(ctx: Ctx, study_id: str) -> dict[str, Any]:
+    """Try a study's failed and quarantined jobs again. Verdicts that are written stand. `retried`: how many."""
+    with writing(ctx.engine) as session:
+        study = queries.find_study(session, study_id)
+        count = lifecycle.retry_study(session, study, ctx.now())
+    ctx.wake.set()
+    return {"id": study.id, "state": study.state, "retried": count}
 
 
 def _verdicts(session: Session, study: t.Study) -> list[dict[str, Any]]:

@@ -106,7 +106,7 @@ def _grant(session: Session, attempt: t.Attempt) -> protocol.Grant:
     leaves = _leaves(job.params)
     sizes = queries.sizes(session, [sha for _, _, sha in leaves])
     given = [protocol.InputFile(folder=folder, name=name, sha=sha, size=sizes[sha]) for folder, name, sha in leaves]
-    return protocol.Grant(attempt=attempt.id, job=job.id, kind=job.kind, params=job.params, inputs=needed + given)
+    return protocol.Grant(attempt=attempt.id, job=job.id, kind=job.kind, params=job.params, inputs=needed + given, ooms=job.ooms)
 
 
 def _leaves(params: dict[str, object]) -> list[tuple[str, str, str]]:
@@ -116,10 +116,22 @@ def _leaves(params: dict[str, object]) -> list[tuple[str, str, str]]:
         ref = params.get(folder)
         if isinstance(ref, dict):
             found.append((folder, folder + ref["suffix"], ref["sha"]))
+    judge = params.get("judge_file")
+    if isinstance(judge, dict):
+        found.append(("judge", "judge" + judge["suffix"], judge["sha"]))
     base = params.get("base")
     if isinstance(base, dict):
         found += [("base", name, sha) for name, sha in base["files"].items()]
+        # Where a trained adapter would lie, so kinds need not know which it is.
+        found += [("adapter", name, sha) for name, sha in base.get("adapter", {}).items()]
     return found
+
+
+@router.post("/attempts/{attempt_id}/checkpoint", status_code=204)
+def checkpoint(ctx: Ctx, token: Bearer, attempt_id: protocol.Id, request: protocol.CheckpointRequest) -> None:
+    """A file from which a later attempt can go on; it was uploaded before."""
+    with writing(ctx.engine) as session:
+        lifecycle.checkpoint(session, attempt_id, find_worker(session, token).id, request, ctx.now())
 
 
 @router.post("/attempts/{attempt_id}/result")

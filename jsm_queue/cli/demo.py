@@ -1,6 +1,9 @@
 """`jsm demo`: a pool on this machine, the example study through all its stages, and its report."""
 
 import importlib.util
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +16,10 @@ from jsm_queue.cli import client, console, plan, studies, up, view, watch
 from jsm_queue.cli.home import home
 from jsm_queue.errors import SetupError
 from jsm_queue.kinds import Inputs
-from jsm_queue.spec import parse_spec
+from jsm_queue.spec import StudySpec, parse_spec, read_spec
 
 SPEC = Path("examples/river/study.yaml")
+PROBE_S = 60.0  # a torch that was never imported before takes long
 INTERRUPTED = 130  # exit status, as shells have it for Ctrl-C
 
 
@@ -51,9 +55,10 @@ def find_spec() -> Path:
 
 def study(api: httpx.Client, spec: Path, started: float, pool: up.Pool | None = None) -> int:
     """Submits the study, follows it to its end, writes its report. Starts worker and Flower where needed."""
-    answer = studies.send(api, spec, quiet=True)
+    gpu = has_gpu()
+    answer = studies.send_spec(api, variant(read_spec(spec), gpu), spec.parent, quiet=True)
     first = watch.look(api, answer["id"])
-    console.out.print(plan_line(first))
+    console.out.print(plan_line(first, gpu))
     if pool and first.study["state"] == "running":
         pool.start_rest()
         console.out.print(f"api {pool.api_url}   Flower {pool.flower_url}")
@@ -63,8 +68,31 @@ def study(api: httpx.Client, spec: Path, started: float, pool: up.Pool | None = 
     return finish(api, spec, last, watch.tally(first, last), time.monotonic() - started)
 
 
-def plan_line(now: view.Snapshot) -> str:
-    """How many jobs the study will have, how many are done already, and how long the rest takes."""
+def has_gpu() -> bool:
+    """Will this machine's worker have a GPU slot? Its own packages are asked, in a process that may import torch."""
+    return bool(_probe("gpus").get("names")) and bool(_probe("torch").get("usable"))
+
+
+def _probe(what: str) -> dict[str, Any]:
+    argv = [sys.executable, "-m", "workers.probe", what]
+    try:
+        return json.loads(subprocess.run(argv, capture_output=True, encoding="utf-8", timeout=PROBE_S).stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return {}
+
+
+def variant(spec: StudySpec, gpu: bool) -> StudySpec:
+    """The demo's study for this machine. With a GPU the real model is fine-tuned too, which takes a CPU too long."""
+    return spec.model_copy(
+        update={"bases": [base.model_copy(update={"train": base.train or gpu}) for base in spec.bases]}
+    )
+
+
+def plan_line(now: view.Snapshot, gpu: bool) -> str:
+    """How many jobs the study will have, how many are done already, and how long the rest takes on a CPU.
+
+    How long models so small take on a GPU was not measured.
+    """
     study, spec = now.study, parse_spec(now.study["spec"])
     inputs = Inputs.model_validate(study["inputs"])
     wanted = planner.preview(spec, inputs)
@@ -72,7 +100,7 @@ def plan_line(now: view.Snapshot) -> str:
     if study["jobs"]["done"]:
         parts.append(f"{study['jobs']['done']} done already")
     left = still_to_do(wanted, now)
-    if left and study["state"] == "running":
+    if left and study["state"] == "running" and not gpu:
         machine = plan.machine_for(spec, inputs.facts)
         parts.append(plan.about(costs.estimate(left, spec, inputs.facts, machine), machine))
     return f"[bold]PLAN {study['name']}[/]   {', '.join(parts)}   study {study['id'][: studies.SHORT]}"
@@ -86,7 +114,7 @@ def still_to_do(wanted: list[planner.Wanted], now: view.Snapshot) -> list[planne
 
 def finish(api: httpx.Client, spec: Path, last: view.Snapshot, tally: dict[str, int], seconds: float) -> int:
     """The last lines: what to deploy, where the report is, what ran and what was reused, what failed."""
-    path = studies.write_report(api, dict(last.study), None)
+    path = studies.write_report(api, last.study)
     report = client.call(api, "GET", f"/v1/studies/{last.study['id']}/report", params={"format": "json"})
     recommendation = report["recommendation"] or {}
     console.out.print(f"[bold]RECOMMENDATION[/]  {console.escape(recommendation.get('sentence', 'none'))}")
@@ -100,9 +128,8 @@ def finish(api: httpx.Client, spec: Path, last: view.Snapshot, tally: dict[str, 
 
 def went_wrong(last: view.Snapshot, recommendation: dict[str, Any]) -> bool:
     """Did a job fail, was the study cancelled, or was nothing measured that could be recommended?"""
-    counts = last.study["jobs"]
-    lost = counts["failed"] + counts["quarantined"] + counts["skipped"]
-    return bool(lost) or last.study["state"] != "ended" or recommendation.get("status") == "none"
+    lost = any(view.lost(last.study["jobs"]).values())
+    return lost or last.study["state"] != "ended" or recommendation.get("status") == "none"
 
 
 def tell_kept(pool: up.Pool) -> None:

@@ -14,7 +14,7 @@ from jsm_queue.kinds import KINDS, BaseFacts
 from jsm_queue.settings import settings
 from jsm_queue.spec import StudySpec, read_spec
 
-ASSUMED = "assumed: n* is the largest size and the first trained base is chosen; the verdicts may choose otherwise"
+LAST = "quantization"  # its cells are formats: a training that it needs first is no cell
 
 
 def run(path: Path, dry_run: bool, as_json: bool) -> None:
@@ -59,9 +59,19 @@ def summary(spec: StudySpec, wanted: list[planner.Wanted]) -> dict[str, Any]:
             continue
         new = {w.job.id: w.job.kind for w in listed if w.job.id not in seen}
         seen |= new.keys()
-        cells = list(dict.fromkeys(w.cell.label for w in listed if w.cell))
+        cells = list(dict.fromkeys(w.cell.label for w in listed if w.cell and (w.cell.format or stage != LAST)))
         stages.append({"stage": stage, "cells": cells, "jobs": dict(Counter(new.values())), "total": len(new)})
-    return {"study": spec.name, "total": len(seen), "stages": stages, "assumed": ASSUMED}
+    return {"study": spec.name, "total": len(seen), "stages": stages, "assumed": assumed(spec)}
+
+
+def assumed(spec: StudySpec) -> str:
+    """What the grid takes for granted because no verdict says it yet; "" when the spec says it all."""
+    stages = spec.stages
+    guesses = ["n* is the largest size"] if stages.scale and (stages.bases or stages.quantization) else []
+    if stages.bases and stages.quantization:
+        keep = stages.quantization.keep
+        guesses.append("the first base is chosen" if keep == 1 else f"the first {keep} bases are chosen")
+    return f"assumed: {' and '.join(guesses)}; the verdicts may choose otherwise" if guesses else ""
 
 
 def show(grid: dict[str, Any], time: str) -> None:
@@ -80,7 +90,8 @@ def show(grid: dict[str, Any], time: str) -> None:
         console.out.print(f"\n[bold]{stage['stage']}[/]")
         for line in cell_lines(stage["cells"]):
             console.out.print(f"  {console.escape(line)}")
-    console.out.print(f"\n{grid['assumed']}")
+    if grid["assumed"]:
+        console.out.print(f"\n{grid['assumed']}")
 
 
 def cell_lines(labels: list[str]) -> list[str]:
@@ -96,8 +107,10 @@ def _compact(rests: list[str]) -> list[str]:
     """ "n=125 seed=1", "n=125 seed=2", "n=250 seed=1", … → "n=125 250 × seeds 1 2"; formats likewise."""
     seeds: dict[tuple[str, str], list[str]] = {}
     for rest in rests:
-        size, _, tail = rest.partition(" seed=")
-        seed, _, fmt = tail.partition(" ")
+        size, _, fmt = rest.partition(" ")
+        seed = ""
+        if fmt.startswith("seed="):
+            seed, _, fmt = fmt.removeprefix("seed=").partition(" ")
         seeds.setdefault((size, fmt), []).append(seed)
     formats: dict[tuple[str, str], list[str]] = {}
     for (size, fmt), found in seeds.items():
@@ -109,6 +122,6 @@ def _compact(rests: list[str]) -> list[str]:
 
 
 def _words(sizes: list[str], seeds: str, formats: str) -> str:
-    words = " ".join([sizes[0], *(size.removeprefix("n=") for size in sizes[1:])])
+    words = " ".join([sizes[0], *(size.removeprefix("n=") for size in sizes[1:])]) if seeds else ", ".join(sizes)
     seeded = f" × seed{'s' if ' ' in seeds else ''} {seeds}" if seeds else ""
     return f"{words}{seeded}{' × ' + formats if formats else ''}"

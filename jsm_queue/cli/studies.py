@@ -4,17 +4,18 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
 from jsm_queue.cli import client, console, resolve, view, watch
 from jsm_queue.cli.home import home
-from jsm_queue.errors import NotFoundError
+from jsm_queue.errors import NotFoundError, SetupError
 from jsm_queue.files import write_whole
-from jsm_queue.spec import read_spec
+from jsm_queue.spec import StudySpec, read_spec
 
 SHORT = 12  # digits of an id that are shown
+JOB_STATES = ("waiting", "ready", "active", "done", "failed", "quarantined", "skipped")
 
 
 def submit(path: Path, follow: bool, as_json: bool) -> int:
@@ -26,9 +27,9 @@ def submit(path: Path, follow: bool, as_json: bool) -> int:
             return 0
         counts = study["jobs"]
         how = f"{study['state']}, was submitted before" if study["resumed"] else "started"
-        console.out.print(
-            f"study {study['id'][:SHORT]}   {how}   {counts['done']} of {counts['total']} jobs done so far"
-        )
+        far = f"{counts['done']} of {counts['total']} jobs done so far"
+        # The coordinator plans a new study at its next tick, or once a worker has come.
+        console.out.print(f"study {study['id'][:SHORT]}   {how}   {far if counts['total'] else 'its jobs come next'}")
         if follow:
             with suppress(KeyboardInterrupt):  # the study goes on without us
                 study = dict(watch.follow(api, study["id"]).study)
@@ -39,8 +40,12 @@ def submit(path: Path, follow: bool, as_json: bool) -> int:
 
 def send(api: httpx.Client, path: Path, quiet: bool) -> dict[str, Any]:
     """Resolves a spec, uploads its files, submits it. Returns the api's answer."""
-    spec = read_spec(path)
-    resolved = resolve.resolve(spec, path.parent)
+    return send_spec(api, read_spec(path), path.parent, quiet)
+
+
+def send_spec(api: httpx.Client, spec: StudySpec, folder: Path, quiet: bool) -> dict[str, Any]:
+    """The same for a spec that was read already, whose paths are relative to `folder`."""
+    resolved = resolve.resolve(spec, folder)
     for sha, file in resolved.files.items():
         if client.upload(api, sha, file) and not quiet:
             console.out.print(f"uploaded {file.name}   {console.size(file.stat().st_size)}")
@@ -82,18 +87,14 @@ def show_studies(studies: list[dict[str, Any]]) -> None:
         "done": "right",
         "running": "right",
         "failed": "right",
+        "skipped": "right",
         "reused": "right",
     }
     rows = []
     for study in studies:
         counts = study["jobs"]
-        failed = counts["failed"] + counts["quarantined"] + counts["skipped"]
-        numbers = [
-            f"{counts['done']}/{counts['total']}",
-            str(counts["active"]),
-            str(failed),
-            str(counts["reused"]),
-        ]
+        far = [f"{counts['done']}/{counts['total']}", str(counts["active"])]
+        numbers = [*far, *map(str, view.lost(counts).values()), str(counts["reused"])]
         rows.append([study["id"][:SHORT], study["name"], study["state"], study["stage"], *numbers])
     console.print_table(columns, rows, "no studies yet: `jsm init` writes one, `jsm submit` starts it")
 
@@ -101,16 +102,20 @@ def show_studies(studies: list[dict[str, Any]]) -> None:
 def find(api: httpx.Client, study_id: str) -> dict[str, Any]:
     """A study by its id, a prefix of it, or its name (the newest of that name). Raises NotFoundError."""
     try:
-        return client.call(api, "GET", f"/v1/studies/{study_id}")
-    except NotFoundError:
+        return client.call(api, "GET", f"/v1/studies/{client.quoted(study_id)}")
+    except NotFoundError as error:
         for study in client.call(api, "GET", "/v1/studies")["studies"]:
             if study["name"] == study_id:
                 return study
-        raise
+        if study_id.isalnum():
+            raise
+        raise NotFoundError(f"No study {study_id!r}", "`jsm status` lists them") from error
 
 
 def jobs(study_id: str, state: str | None, as_json: bool) -> None:
-    """A study's jobs."""
+    """A study's jobs. Raises NotFoundError for a state that no job is ever in."""
+    if state is not None and state not in JOB_STATES:
+        raise NotFoundError(f"No job is ever {state!r}", f"The states are {', '.join(JOB_STATES)}")
     with client.connect() as api:
         params = {"state": state} if state else {}
         found = client.pages(api, f"/v1/studies/{find(api, study_id)['id']}/jobs", "jobs", **params)
@@ -158,19 +163,45 @@ def cancel(study_id: str, as_json: bool) -> None:
     )
 
 
-def report(study_id: str, output: Path | None, as_json: bool) -> None:
-    """Writes a study's report, or prints it as JSON."""
+CHANGED = {
+    "pause": "nothing of it begins, and what ran gave its slot back; `jsm resume` lets it go on",
+    "resume": "it goes on",
+    "retry": "{retried} jobs are tried again; verdicts that are written stand",
+}
+"""what each change means, for people"""
+
+
+def change(study_id: str, what: Literal["pause", "resume", "retry"], as_json: bool) -> None:
+    """Pauses or resumes a study, or tries its failed jobs again."""
+    with client.connect() as api:
+        answer = client.call(api, "POST", f"/v1/studies/{find(api, study_id)['id']}/{what}")
+    if as_json:
+        console.print_json(answer)
+        return
+    console.out.print(f"study {answer['id'][:SHORT]}   {answer['state']}   {CHANGED[what].format(**answer)}")
+
+
+def report(study_id: str, output: Path | None, markdown: bool, as_json: bool) -> None:
+    """Writes a study's report, or prints it as JSON. Raises SetupError when `output` is a folder."""
+    if output is not None and output.is_dir():
+        raise SetupError(f"{output} is a folder", f"Name a file, such as {output / 'report.html'}")
     with client.connect() as api:
         study = find(api, study_id)
         if as_json:
             console.print_json(client.call(api, "GET", f"/v1/studies/{study['id']}/report", params={"format": "json"}))
             return
-        console.out.print(f"Report  {write_report(api, study, output)}")
+        console.out.print(f"Report  {write_report(api, study, output, markdown)}")
 
 
-def write_report(api: httpx.Client, study: dict[str, Any], output: Path | None) -> Path:
-    """Writes the HTML report; without `output` into the home folder's reports."""
-    answer = client.request(api, "GET", f"/v1/studies/{study['id']}/report", params={"format": "html"})
-    path = (output or home() / "reports" / f"{study['name']}-{study['id'][:8]}.html").absolute()
+def write_report(
+    api: httpx.Client, study: Mapping[str, Any], output: Path | None = None, markdown: bool = False
+) -> Path:
+    """Writes the report, as Markdown where that is asked for or `output` ends in .md, else as HTML.
+
+    Without `output` it goes into the home folder's reports.
+    """
+    form = "md" if markdown or (output and output.suffix.lower() in (".md", ".markdown")) else "html"
+    answer = client.request(api, "GET", f"/v1/studies/{study['id']}/report", params={"format": form})
+    path = (output or home() / "reports" / f"{study['name']}-{study['id'][:8]}.{form}").absolute()
     write_whole(path, answer.text)
     return path

@@ -45,7 +45,7 @@ def screen(now: Snapshot, reused: int, seconds: float) -> list[Text]:
     """The whole view: stages so far, what runs, how far it is. `reused`: jobs done before. `seconds`: since then."""
     lines: list[Text] = []
     for stage in now.stages:
-        if stage in now.verdicts or stage == now.study["stage"]:
+        if stage in now.verdicts or stage == now.study["stage"] or now.study["state"] == "ended":
             lines += stage_block(now, stage)
     if now.study["state"] == "running":
         lines += [running_line(job) for job in now.jobs if job["state"] == "active"]
@@ -72,6 +72,8 @@ def stage_block(now: Snapshot, stage: str) -> list[Text]:
     verdict = now.verdicts.get(stage)
     number = f"[{now.stages.index(stage) + 1}/{len(now.stages)}]"
     lines = [Text.assemble((f"{number} {stage:<13}", "bold"), TITLES[stage])]
+    if verdict is None and now.study["state"] == "ended":
+        return [*lines, Text("  not run: the stage before it has no result", style="yellow")]
     if verdict is None:
         return lines + [Text(f"  {line}") for line in so_far(stage, now.comparisons.get(stage, []))]
     lines += [Text(f"  {line}") for line in FIGURES[stage](verdict["evidence"], now.comparisons.get(stage, []))]
@@ -99,7 +101,7 @@ def _group(stage: str, row: Mapping[str, Any]) -> str:
         return f"n={row['n']}" if row["n"] else "untrained"
     if stage == "quantization":
         return f"{row['base']} {row['format']}"
-    return row["base"] if row["n"] else f"{row['base']} untrained"
+    return row["base"] if row["n"] else row["cell"]  # "… untrained", "… adapter"
 
 
 def _seeds(count: int) -> str:
@@ -129,7 +131,8 @@ def _quantization_figures(evidence: Mapping[str, Any], _rows: Sequence[Mapping[s
         for row in base["formats"]:
             size = wording.size(row["bytes"]) if row["bytes"] else "?"
             kl = f"{row['kl']:.4f}" if row["kl"] is not None else "–"
-            lines.append(f"{row['format']:<15} {_level(row):<14}  {size:>9}  {kl}")
+            name = f"{base['base']} {row['format']}" if len(evidence["bases"]) > 1 else row["format"]
+            lines.append(f"{name:<15} {_level(row):<14}  {size:>9}  {kl}")
     return lines
 
 
@@ -193,22 +196,25 @@ def total_line(now: Snapshot, reused: int, seconds: float) -> Text:
         f"{counts['active']} running",
         f"{reused} reused",
     ]
-    lost = sum(counts[state] for state in ("failed", "quarantined", "skipped"))
-    if lost:
-        parts.append(f"{lost} failed or skipped")
+    parts += [f"{count} {what}" for what, count in lost(counts).items() if count]
     if now.study.get("waiting_for"):
         parts.append(f"waiting for {now.study['waiting_for']}")
     return Text(f"  {' · '.join(parts)} · {duration(seconds)}", style="dim")
 
 
+def lost(counts: Mapping[str, int]) -> dict[str, int]:
+    """Of a study's jobs those that have no result: `failed` themselves, or `skipped` because one they need has none."""
+    return {"failed": counts["failed"] + counts["quarantined"], "skipped": counts["skipped"]}
+
+
 def lost_line(study: Mapping[str, Any], file: str) -> str | None:
     """How to try again what an ended study lost, whose spec is in `file`; None when it lost nothing."""
     counts = study["jobs"]
-    lost = counts["failed"] + counts["quarantined"]
-    if study["state"] != "ended" or not (lost or counts["skipped"]):
+    failed, skipped = lost(counts).values()
+    if study["state"] != "ended" or not (failed or skipped):
         return None
-    what = [f"{lost} job{'' if lost == 1 else 's'} failed for good"] if lost else []
-    what += [f"{counts['skipped']} skipped"] if counts["skipped"] else []
+    what = [f"{failed} job{'' if failed == 1 else 's'} failed for good"] if failed else []
+    what += [f"{skipped} skipped"] if skipped else []
     again = f"to try them again give the study another name in {file}: everything finished is reused"
     return f"{', '.join(what)}; {again}"
 

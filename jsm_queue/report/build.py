@@ -18,9 +18,12 @@ LOSSES = {
     "train.dropped": "Examples longer than training.max_length, left out of training",
     "score.dropped": "Examples longer than training.max_length, without an NLL",
     "answer.truncated": "Answers cut at decoding.max_new_tokens or at the context's end",
+    "judge.unjudged": "Answers that the judge left without a score (unparsable, refused, truncated, or an error)",
     "convert.fallback_tensors": "Matrices that could not have the format's own type, and have a larger one",
 }
 """What a job may lose without failing: the metric that counts it, and how a caveat names it."""
+
+STAGES = ("scale", "bases", "quantization")
 
 LISTED = 6
 """Cells that such a caveat names."""
@@ -93,12 +96,21 @@ def build(measured: Measured) -> d.ReportData:
             for key, timed in sorted(measured.timings.items())
         ],
         parity_warnings=_parity_warnings(measured),
-        missing=[
-            f"{key.stage}: {wording.place(key.cell or 'the stage as a whole', kinds)}"
-            for key, kinds in sorted(measured.failed.items())
-        ],
+        missing=_missing(measured),
         not_claimed=_not_claimed(measured),
     )
+
+
+def _missing(measured: Measured) -> list[str]:
+    """The cells with a job that has no result, and the stages of an ended study that never came to be."""
+    lines = [
+        f"{key.stage}: {wording.place(key.cell or 'the stage as a whole', kinds)}"
+        for key, kinds in sorted(measured.failed.items())
+    ]
+    without = [stage for stage in STAGES if getattr(measured.spec.stages, stage) and stage not in measured.verdicts]
+    if measured.study.state == "ended":
+        lines += [f"{stage}: the whole stage, for the one before it has no result" for stage in without]
+    return lines
 
 
 def seconds(timed: Timed) -> d.Seconds:
@@ -114,7 +126,8 @@ def seconds(timed: Timed) -> d.Seconds:
 
 
 def _recommendation(measured: Measured) -> d.Recommendation:
-    stage = "quantization" if "quantization" in measured.verdicts else "bases"
+    last = measured.verdicts.get("quantization")
+    stage = "quantization" if last and last.evidence["bases"] else "bases"
     timings = {key.cell: timed.seconds for key, timed in measured.timings.items() if key.stage == stage}
     sizes = {
         key.cell: values["convert.bytes"]
@@ -149,7 +162,7 @@ def _verdicts(verdicts: Mapping[str, Verdict], rules: Mapping[str, int]) -> list
             evidence=verdicts[stage].evidence,
             rules_version=rules.get(stage, RULES_VERSION),
         )
-        for stage in ("scale", "bases", "quantization")
+        for stage in STAGES
         if stage in verdicts
     ]
 
@@ -204,6 +217,7 @@ def _base_row(measured: Measured, verdict: Verdict, row: Mapping[str, Any]) -> d
         family=facts.family,
         parameters=facts.parameters,
         n=row["n"],
+        adapter=row.get("adapter", False),
         seeds=row["seeds"],
         score=_from_json(d.Figure, row["score"]),
         untrained=_from_json(d.Figure, row["untrained"]),
@@ -239,7 +253,9 @@ def _formats(measured: Measured, advice: d.Recommendation) -> list[d.FormatRow]:
 
 def _format_row(measured: Measured, base: str, row: Mapping[str, Any], recommended: bool) -> d.FormatRow:
     keys = [CellKey("quantization", cell) for cell in row["cells"]]
-    prompts = _metric(measured, keys, "parity.prompts")
+    # The reference's own parity, where it has one, is to the model that it was made of.
+    to_f16 = [] if row["relation"] == "reference" else keys
+    prompts = _metric(measured, to_f16, "parity.prompts")
     return d.FormatRow(
         base=base,
         format=row["format"],
@@ -248,8 +264,8 @@ def _format_row(measured: Measured, base: str, row: Mapping[str, Any], recommend
         gap=_from_json(d.Gap, row["difference"]),
         needs=row["needs"],
         bytes=_metric(measured, keys, "convert.bytes"),
-        kl=_metric(measured, keys, "parity.kl"),
-        agree=_metric(measured, keys, "parity.agree"),
+        kl=_metric(measured, to_f16, "parity.kl"),
+        agree=_metric(measured, to_f16, "parity.agree"),
         prompts=None if prompts is None else round(prompts),
         seconds=_timed(measured, keys),
         recommended=recommended,
@@ -285,6 +301,12 @@ def _not_claimed(measured: Measured) -> list[str]:
             "The judge looks for key facts in the answer. It is not calibrated on human labels, sees no style, does "
             "not punish wrong statements beside a right one, and does not understand negation: an answer that denies "
             "a key fact (…ではありません) counts as stating it.",
+        )
+    else:
+        lines.insert(
+            0,
+            "The judge is a language model. It is not calibrated on human labels, may favour answers that resemble its "
+            "own, and may be misled by an answer. Answers that it left without a score are counted, and are in no mean.",
         )
     if any(stratum == "" for _, stratum in measured.strata):
         lines.append(

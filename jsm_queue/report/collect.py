@@ -13,16 +13,15 @@ from jsm_queue.artifacts import path_of
 from jsm_queue.comparison import CellValues
 from jsm_queue.data.examples import Example, read_examples
 from jsm_queue.kinds import KINDS, Inputs
-from jsm_queue.planner import TERMINAL
+from jsm_queue.planner import TERMINAL, answer_format, seeds
 from jsm_queue.report import data as d
-from jsm_queue.report.build import LOSSES, CellKey, Measured, Timed, build
+from jsm_queue.report.build import LOSSES, STAGES, CellKey, Measured, Timed, build
 from jsm_queue.settings import settings
-from jsm_queue.spec import parse_spec
+from jsm_queue.spec import StudySpec, parse_spec
 from jsm_queue.store import queries
 from jsm_queue.store import tables as t
 from jsm_queue.verdicts import Verdict
 
-STAGES = ("scale", "bases", "quantization")
 EXAMPLES = 8  # questions whose answers are shown side by side
 FOUND = 3  # places that are named of each finding in the data
 
@@ -38,11 +37,12 @@ def collect(session: Session, study_id: str, artifacts: Path | None = None) -> d
 def measure(session: Session, study_id: str, artifacts: Path) -> Measured:
     """What the store knows of a study."""
     study = session.get_one(t.Study, study_id)
+    spec = parse_spec(study.spec)
     questions = _artifact(session, study_id, artifacts, "bench")
     bench = {example.id: example for example in read_examples(questions)} if questions else {}
     verdicts = queries.verdicts(session, study_id)
     return Measured(
-        spec=parse_spec(study.spec),
+        spec=spec,
         study=_facts(session, study),
         data=_data(session, study_id),
         data_report=_data_report(_artifact(session, study_id, artifacts, "data_report")),
@@ -53,7 +53,7 @@ def measure(session: Session, study_id: str, artifacts: Path) -> Measured:
         timings=_timings(session, study_id),
         hardware=study.hardware or "",
         facts=Inputs.model_validate(study.inputs).facts,
-        examples=_examples(session, study, bench),
+        examples=_examples(session, study.id, spec, bench),
         losses=_losses(session, study_id),
         failed=_failed(session, study_id),
     )
@@ -252,17 +252,16 @@ def _device(meta: Mapping[str, Any]) -> str:
     return "on the GPU" if meta["device"] == "cuda" else f"on the CPU with {threads} thread{'s' * (threads != 1)}"
 
 
-def _examples(session: Session, study: t.Study, bench: Mapping[str, Example]) -> list[d.ExampleQuestion]:
+def _examples(session: Session, study: str, spec: StudySpec, bench: Mapping[str, Example]) -> list[d.ExampleQuestion]:
     """The first question of each category, with the answers of each base, untrained and of the first seed, and of
     each format.
     """
-    bases = study.spec["stages"]["bases"]
-    seed, shared = bases["seeds"][0], bases["answer_format"]
+    seed, shared = seeds(spec)[0], answer_format(spec)
     shown: dict[str, dict[str, d.Answer]] = defaultdict(dict)  # label → item → answer
     categories: dict[str, str] = {}
     jobs: set[str] = set()
     for stage in ("bases", "quantization"):
-        records = [r for r in _records(session, study.id, stage, ["answer", "judge"]) if r.cell.seed in (None, seed)]
+        records = [r for r in _records(session, study, stage, ["answer", "judge"]) if r.cell.seed in (None, seed)]
         judged = {(r.cell.cell, r.record.item): r.record for r in records if r.record.name == "score"}
         answers = [r for r in records if r.record.name == "answer" and r.job.id not in jobs]
         jobs |= {r.job.id for r in answers}  # stage 2's format is the same job in stage 3

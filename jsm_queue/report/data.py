@@ -129,12 +129,16 @@ class Learning(Part):
 
 
 class BaseRow(Part):
-    """One base in stage `bases`, in the order of its rank; an untrained reference has no `score`."""
+    """One base in stage `bases`, in the order of its rank; an untrained reference has no `score`.
+
+    `adapter`: it was measured with one that was given.
+    """
 
     base: str
     family: str | None = None
     parameters: int | None = None
     n: int | None = None
+    adapter: bool = False
     seeds: dict[str, float] = {}
     score: Figure | None = None
     untrained: Figure | None = None
@@ -194,7 +198,10 @@ class Excluded(Part):
 
 
 class Recommendation(Part):
-    """What to deploy; `status` "none": nothing. Timings act only here."""
+    """What to deploy; `status` "none": nothing. Timings act only here.
+
+    Of a study of stage `scale` alone what to train: `base` and `n` without a `format`.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -205,6 +212,7 @@ class Recommendation(Part):
     excluded: list[Excluded] = []
     base: str | None = None
     n: int | None = None
+    adapter: bool = False
     format: str | None = None
     estimate: float | None = None
     low: float | None = None

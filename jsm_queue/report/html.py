@@ -8,14 +8,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from jsm_queue import wording
-from jsm_queue.report import charts
-from jsm_queue.report.data import Figure, Gap, Learning, ReportData, Seconds, StageVerdict
-
-QUESTIONS = {
-    "scale": "How much data?",
-    "bases": "Which base?",
-    "quantization": "Which format?",
-}
+from jsm_queue.report import charts, words
+from jsm_queue.report.data import Figure, Gap, ReportData, Seconds
 
 
 def render_html(report: ReportData) -> str:
@@ -35,18 +29,18 @@ def render_html(report: ReportData) -> str:
         "count": wording.count,
         "timing": _timing,
         "big": _big,
-        "details": _details,
+        "details": words.details,
         "tight": _tight,
-        "listed": _listed,
+        "listed": words.listed,
     }
     page = env.get_template("template.html")
     return page.render(
         r=report,
         charts=_charts(report),
-        questions=QUESTIONS,
-        answers_of=_answers_of(report),
-        prompts=_prompts(report),
-        sure=_sure(report),
+        words=words,
+        answers_of=words.answers_of(report),
+        prompts=words.prompts(report),
+        sure=words.sure(report),
     )
 
 
@@ -70,25 +64,6 @@ def _charts(report: ReportData) -> dict[str, Markup | None]:
         "tradeoff": charts.tradeoff_chart(report.formats),
     }
     return {name: Markup(chart) if chart else None for name, chart in drawn.items()}
-
-
-def _sure(report: ReportData) -> str:
-    """How sure the recommendation is, on its pill."""
-    if report.recommendation.status == "none":
-        return "nothing to recommend"
-    decided = sum(verdict.status == "decided" for verdict in report.verdicts)
-    return f"{decided} of {len(report.verdicts)} verdicts decided"
-
-
-def _prompts(report: ReportData) -> str:
-    """How many prompts the divergences of the formats rest on."""
-    return " or ".join(str(count) for count in sorted({row.prompts for row in report.formats if row.prompts}))
-
-
-def _answers_of(report: ReportData) -> str:
-    """Under which heading the example answers stand."""
-    count = len(report.examples)
-    return f"{count} question{'s' if count != 1 else ''}, the first of each category: not chosen by result"
 
 
 def _figure(value: Figure | None, digits: int = 2) -> Markup:
@@ -126,41 +101,6 @@ def _big(decision: dict[str, Any], stage: str) -> str:
     return ", ".join(decision["chosen"]) if stage == "bases" else str(decision["format"])
 
 
-def _details(verdict: StageVerdict, learning: list[Learning]) -> list[str]:
-    """What stands below it."""
-    headline = verdict.headline.split("; ")
-    if verdict.status == "failed":
-        return headline
-    if verdict.stage == "scale":
-        return headline[1:] + _scale_details(verdict) + _learned(learning)
-    if verdict.stage == "bases":
-        rows = [row for row in verdict.evidence["bases"] if row["base"] in verdict.decision["chosen"] and row["gain"]]
-        return headline + [f"{row['base']} over itself untrained: {wording.signed(row['gain'])}" for row in rows]
-    return headline
-
-
-def _scale_details(verdict: StageVerdict) -> list[str]:
-    chosen = next(row for row in verdict.evidence["sizes"] if row["n"] == verdict.decision["n"])
-    untrained = verdict.evidence["untrained"]
-    words = f"validation NLL {wording.interval(chosen)}"
-    return [words + (f", untrained {untrained['estimate']:.2f}" if untrained else "")]
-
-
-def _learned(learning: list[Learning]) -> list[str]:
-    """Whether the judge saw facts learned, by stratum."""
-    return [
-        f"{f'{row.stratum} facts' if row.stratum else 'test questions'} {row.gap.difference:+.2f} points"
-        + (" over untrained" if row.shown_better else ": no gain shown")
-        for row in learning
-        if row.measure == "score"
-    ]
-
-
 def _tight(text: str) -> str:
     """Numbers stay beside their units and thousands at the end of a line."""
     return re.sub(r"(?<=\d) (?=(?:%|s\b|[kMG]B\b|\d{3}\b))", "\u00a0", text)
-
-
-def _listed(values: dict[str, Any]) -> str:
-    """{"done": 39, "failed": 0} → "done 39"."""
-    return " · ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items() if value)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from jsm_queue.kinds import BaseRef, FileRef, Inputs
-from jsm_queue.spec import StudySpec, parse_spec
+from jsm_queue.spec import BaseSpec, StudySpec, parse_spec
 
 
 def sha(text: str) -> str:
@@ -30,7 +30,13 @@ def spec(**changes: Any) -> StudySpec:
     return parse_spec(value | changes)
 
 
+def base_ref(of: BaseSpec) -> BaseRef:
+    """A base of one file, with the adapter that its spec gives."""
+    adapter = {"adapter_model.safetensors": sha(of.adapter)} if of.adapter else {}
+    return BaseRef(form="folder", files={"model.safetensors": sha(of.name)}, adapter=adapter)
+
+
 def inputs(of: StudySpec) -> Inputs:
     """What the spec's names would resolve to."""
-    bases = {b.name: BaseRef(form="folder", files={"model.safetensors": sha(b.name)}) for b in of.bases}
+    bases = {b.name: base_ref(b) for b in of.bases}
     return Inputs(source=FileRef(sha=sha("data"), suffix=".yaml"), bases=bases)

@@ -126,7 +126,7 @@ def test_training_settings_are_part_of_identity(change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("formats", [["Q8_0", "F16"], ["F16", "Q8_0"], ["Q4_K_M", "F16", "Q8_0"]])
 def test_every_job_comes_after_those_it_needs(formats: list[str]) -> None:
-    toy = spec(stages={"scale": {"base": "a", "sizes": [5, 10]}, "quantization": {"formats": formats}})
+    toy = spec(stages={"scale": {"base": "a", "sizes": [5, 10]}, "bases": {}, "quantization": {"formats": formats}})
     known: set[str] = set()
     for wanted in preview(toy, inputs(toy)):
         assert set(wanted.job.needs.values()) <= known, wanted

@@ -15,6 +15,7 @@ from jsm_queue.report import charts
 from jsm_queue.report import data as d
 from jsm_queue.report.build import CellKey, Measured, Timed, build
 from jsm_queue.report.html import render_html
+from jsm_queue.report.markdown import render_markdown
 from jsm_queue.spec import parse_spec
 from jsm_queue.verdicts import bases_verdict, quantization_verdict, scale_verdict
 
@@ -34,6 +35,7 @@ def spec(**changes: Any):
         ],
         "stages": {
             "scale": {"base": "river-qwen2", "sizes": list(SIZES), "read_test": "all"},
+            "bases": {},
             "quantization": {"formats": list(FORMATS)},
         },
     }
@@ -253,7 +255,8 @@ class TestData:
     def test_exactly_the_recommended_format_is_marked(self, report: d.ReportData):
         marked = [(row.base, row.format) for row in report.formats if row.recommended]
         assert marked == [(report.recommendation.base, report.recommendation.format)]
-        assert all(row.kl is not None and row.bytes and row.seconds for row in report.formats)
+        assert all(row.bytes and row.seconds for row in report.formats)
+        assert [row.kl is None for row in report.formats] == [row.relation == "reference" for row in report.formats]
 
     def test_what_failed_is_named(self):
         metrics = {CellKey("bases", "river-llama n=1000 seed=1"): {"parity.ok": 0.0, "parity.agree": 0.42}}
@@ -350,6 +353,12 @@ class TestPage:
         assert not {"script", "img"} & set(page.tags)
         assert page.text.count(attack) >= 6
 
+    def test_on_a_phone_wide_things_scroll_inside_their_frame(self, html: str):
+        """Every table lies in a frame that scrolls; charts and grids shrink with the page."""
+        assert html.count("<table>") == len(re.findall(r'<div class="scroll[^"]*"><table>', html))
+        assert "width=device-width" in html and "overflow-x: auto" in html
+        assert not re.search(r"(?<![-a-z])(?:min-)?width: ?\d{3,}px", html.split("<body>")[0])
+
     def test_equal_reports_give_equal_bytes(self, html: str):
         assert render_html(build(measured())) == html
 
@@ -368,6 +377,38 @@ class TestPage:
         study = measured().study.model_copy(update={"state": "running"})
         page = Page(render_html(build(measured(study=study, **changes))))
         assert "This study is running" in page.text and "What this does not claim" in page.text
+
+
+class TestMarkdown:
+    def test_it_holds_the_pages_figures(self, report: d.ReportData):
+        text = render_markdown(report).replace("\\", "")
+        best = report.recommendation
+        for line in (best.sentence, *best.caveats, *best.rests_on, *report.not_claimed):
+            assert line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") in text
+        for row in report.formats:
+            assert f"| {row.base} | {row.format}" in text and f"{row.score.estimate:.2f} [{row.score.low:.2f}" in text
+        assert "2 of 3 verdicts decided" in text and "河床の洗掘を防いで" in text
+
+    def test_every_table_has_as_many_cells_a_row_as_headings(self, report: d.ReportData):
+        text = render_markdown(report)
+        tables = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
+        assert len(tables) >= 8
+        for table in tables:
+            assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
+
+    def test_texts_of_models_and_specs_are_escaped(self):
+        attack = "<script>x</script> | `a` [b](http://c) *d*\n\n# e"
+        question = example(attack).model_copy(update={"question": attack, "reference": attack})
+        study = measured().study.model_copy(update={"name": attack, "versions": {attack: attack}})
+        text = render_markdown(build(measured(examples=[question], study=study, hardware=attack)))
+        assert "<script>" not in text and "[b](" not in text and "\n# e" not in text
+        assert r"&lt;script&gt;x&lt;/script&gt; \| \`a\` \[b\](http://c) \*d\* \# e" in text
+
+    def test_a_study_with_holes_still_has_one(self):
+        study = measured().study.model_copy(update={"state": "running"})
+        empty = {"verdicts": {}, "strata": {}, "metrics": {}, "timings": {}, "examples": []}
+        text = render_markdown(build(measured(study=study, **empty)))
+        assert "This study is running" in text and "## Verdicts" not in text
 
 
 class TestCharts:

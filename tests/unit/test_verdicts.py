@@ -424,4 +424,4 @@ def test_sizes_read_like_this(value: float, expected: str):
 
 
 def test_rules_version_is_stated():
-    assert verdicts.RULES_VERSION == 2
+    assert verdicts.RULES_VERSION == 3

@@ -32,14 +32,16 @@ def two_slots(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_new_study_is_told_with_its_time() -> None:
     total = len({w.job.id for w in WANTED})
     time = plan.about(costs.estimate(WANTED, SPEC, INPUTS.facts, costs.cpu(2)), costs.cpu(2))
-    assert demo.plan_line(snapshot(set())).startswith(f"[bold]PLAN river-demo[/]   {total} jobs, {time}   study")
+    assert demo.plan_line(snapshot(set()), gpu=False).startswith(
+        f"[bold]PLAN river-demo[/]   {total} jobs, {time}   study"
+    )
 
 
 def test_the_time_is_that_of_the_rest() -> None:
     trained = {w.job.id for w in WANTED if w.job.kind == "train"}
     left = [w for w in WANTED if w.job.kind != "train"]
     time = plan.about(costs.estimate(left, SPEC, INPUTS.facts, costs.cpu(2)), costs.cpu(2))
-    assert f", {len(trained)} done already, {time} " in demo.plan_line(snapshot(trained))
+    assert f", {len(trained)} done already, {time} " in demo.plan_line(snapshot(trained), gpu=False)
 
 
 def test_a_latency_job_is_done_with_its_stage() -> None:
@@ -49,7 +51,31 @@ def test_a_latency_job_is_done_with_its_stage() -> None:
 
 
 def test_an_ended_study_needs_no_time() -> None:
-    assert "about" not in demo.plan_line(snapshot(set(), state="ended"))
+    assert "about" not in demo.plan_line(snapshot(set(), state="ended"), gpu=False)
+
+
+def test_on_a_gpu_the_real_model_is_trained_too() -> None:
+    trained = {base.name for base in demo.variant(SPEC, gpu=True).bases if base.train}
+    assert trained == {"river-qwen2", "river-llama", "smollm2-135m"}
+    assert demo.variant(SPEC, gpu=False) == SPEC
+    assert "about" not in demo.plan_line(snapshot(set()), gpu=True)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "torch", "found"),
+    [
+        ({"names": ["RTX"]}, {"usable": True}, True),
+        ({"names": ["RTX"]}, {"usable": False}, False),
+        ({"names": ["RTX"]}, {"error": "no module", "missing": True}, False),
+        ({"names": []}, {"usable": True}, False),
+        ({}, {}, False),
+    ],
+)
+def test_a_gpu_counts_where_torch_can_use_it(
+    monkeypatch: pytest.MonkeyPatch, gpus: dict[str, Any], torch: dict[str, Any], found: bool
+) -> None:
+    monkeypatch.setattr(demo, "_probe", {"gpus": gpus, "torch": torch}.__getitem__)
+    assert demo.has_gpu() is found
 
 
 @pytest.mark.parametrize("running", [[], ["worker"], ["flower"], ["worker", "flower"]])

@@ -40,6 +40,8 @@ def test_cells_are_told_in_a_line_a_base() -> None:
     labels = ["a untrained", "a n=10 seed=1", "a n=10 seed=2", "a n=20 seed=1", "a n=20 seed=2", "b untrained"]
     assert plan.cell_lines(labels) == ["a: untrained, n=10 20 × seeds 1 2", "b: untrained"]
     assert plan.cell_lines(["a n=20 seed=1 F16", "a n=20 seed=1 Q8_0"]) == ["a: n=20 × seed 1 × F16 Q8_0"]
+    assert plan.cell_lines(["m adapter F16", "m adapter Q8_0"]) == ["m: adapter × F16 Q8_0"]
+    assert plan.cell_lines(["m untrained", "m adapter"]) == ["m: untrained, adapter"]
 
 
 @pytest.mark.parametrize(

@@ -61,3 +61,40 @@ def test_the_jobs_table_says_how_the_last_try_ended(api: dict[str, Any], capsys:
     heading, row = capsys.readouterr().out.splitlines()
     assert "last end" in heading
     assert "crashed: killed by [signal] 9" in row
+
+
+def test_skipped_jobs_are_not_called_failed(api: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    api["jobs"] |= {"quarantined": 1, "skipped": 5, "total": 8}
+    studies.show_studies([api])
+    heading, row = capsys.readouterr().out.splitlines()
+    assert heading.split()[-3:] == ["failed", "skipped", "reused"] and row.split()[-3:] == ["3", "5", "0"]
+
+
+def test_a_first_submit_does_not_count_jobs_that_are_not_planned_yet(
+    api: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api |= {"state": "running", "resumed": False, "jobs": dict.fromkeys(STATES, 0) | {"total": 0, "reused": 0}}
+    monkeypatch.setattr(studies, "send", lambda *_, **__: api)
+    studies.submit(Path("study.yaml"), follow=False, as_json=False)
+    said = capsys.readouterr().out
+    assert "started" in said and "0 of 0" not in said
+
+
+@pytest.mark.parametrize(
+    ("output", "markdown", "form", "name"),
+    [
+        (None, False, "html", "small-aaaaaaaa.html"),
+        (None, True, "md", "small-aaaaaaaa.md"),
+        ("x.md", False, "md", "x.md"),
+        ("x.html", False, "html", "x.html"),
+    ],
+)
+def test_a_report_has_the_form_that_its_name_or_the_option_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, output: str | None, markdown: bool, form: str, name: str
+) -> None:
+    monkeypatch.setattr(studies, "home", lambda: tmp_path)
+    echo = httpx.MockTransport(lambda request: httpx.Response(200, text=request.url.params["format"]))
+    with httpx.Client(base_url="http://api", transport=echo) as http:
+        study = {"id": "a" * 64, "name": "small"}
+        path = studies.write_report(http, study, tmp_path / output if output else None, markdown)
+    assert (path.name, path.read_text(encoding="utf-8")) == (name, form)
