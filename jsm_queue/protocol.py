@@ -4,15 +4,19 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, FiniteFloat, StringConstraints, field_validator
 
 from jsm_queue.kinds import FileName, Sha
 
 Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f][0-9a-f-]{7,63}$")]
 Role = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]{0,31}$")]
-Desired = Literal["run", "stop"]
+Desired = Literal["run", "release", "stop"]
 EndReason = Literal["crashed", "stalled", "oom", "released", "disk", "cancelled", "error", "lost"]
 Phase = Literal["running", "delivering"]
+
+
+MAX_RESULT = 256 * 2**20
+"""Bytes of a result as JSON: a million records of a usual length. The api answers 413 to a longer one."""
 
 
 class Message(BaseModel):
@@ -89,7 +93,7 @@ class AttemptReport(Message):
     phase: Phase
     position: int = Field(default=0, ge=0)
     total: int = Field(default=0, ge=0)
-    metrics: Annotated[dict[str, float], Field(max_length=16)] = {}
+    metrics: Annotated[dict[str, FiniteFloat], Field(max_length=16)] = {}
 
 
 class HeartbeatRequest(Message):
@@ -98,6 +102,7 @@ class HeartbeatRequest(Message):
     boot_id: Id
     slots: Annotated[list[SlotReport], Field(min_length=1, max_length=64)]
     attempts: Annotated[list[AttemptReport], Field(max_length=1064)] = []
+    disk_free: int | None = Field(default=None, ge=0, le=2**53, description="bytes that the worker can still write")
 
 
 class HeartbeatReply(Message):
@@ -126,13 +131,14 @@ class InputFile(Message):
 
 
 class Grant(Message):
-    """One attempt that the worker may start."""
+    """One attempt that the worker may start. `ooms`: how often the job ran out of memory before."""
 
     attempt: Id
     job: Id
     kind: str
     params: dict[str, Any]
     inputs: list[InputFile]
+    ooms: int = 0
 
 
 class ClaimRequest(Message):
@@ -154,7 +160,7 @@ class RecordIn(Message):
 
     item: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
-    value: float
+    value: FiniteFloat
     meta: dict[str, Any] | None = None
 
 
@@ -172,8 +178,8 @@ class ResultRequest(Message):
     A record is named by its item and name, an artifact by its role: twice the same is refused.
     """
 
-    records: Annotated[list[RecordIn], Field(max_length=1_000_000)] = []
-    metrics: Annotated[dict[str, float], Field(max_length=200)] = {}
+    records: Annotated[list[RecordIn], Field(max_length=1_000_000), FailFast()] = []
+    metrics: Annotated[dict[str, FiniteFloat], Field(max_length=200)] = {}
     artifacts: Annotated[list[ArtifactIn], Field(max_length=64)] = []
     provenance: dict[str, Any] = {}
 
@@ -202,12 +208,32 @@ class ResultReply(Message):
     accepted: bool
 
 
+class CheckpointRequest(Message):
+    """POST /v1/attempts/{id}/checkpoint: where the attempt can be gone on with; its file was uploaded before."""
+
+    sha: Sha
+    position: int = Field(ge=1, le=2**53)
+
+
 class EndRequest(Message):
     """POST /v1/attempts/{id}/end: the attempt ended without a result."""
 
     reason: EndReason
     message: Annotated[str, StringConstraints(max_length=4000)] = ""
     log_tail: Annotated[str, StringConstraints(max_length=20000)] = ""
+
+
+class LogRequest(Message):
+    """POST /v1/attempts/{id}/log: what a running attempt's log says from byte `offset` on, in whole lines."""
+
+    offset: int = Field(ge=0)
+    text: Annotated[str, StringConstraints(max_length=2**18)]
+
+
+class LogSize(Message):
+    """How many bytes of the attempt's log the api has; the next text begins there."""
+
+    size: int
 
 
 class ArtifactOffer(Message):

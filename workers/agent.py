@@ -24,7 +24,7 @@ from typing import Any
 
 from celery.signals import worker_shutting_down
 
-from jsm_queue import broker, processes
+from jsm_queue import broker, logs, processes
 from jsm_queue.errors import JsmError, SetupError
 from jsm_queue.protocol import BrokerReply
 from jsm_queue.settings import settings
@@ -34,6 +34,7 @@ from workers.board import Board
 from workers.cache import Cache
 from workers.client import Client, Stopped, patiently
 from workers.delivery import Delivery
+from workers.logstream import LogStream
 from workers.outbox import Outbox
 from workers.session import Session
 from workers.slots import Slot
@@ -57,9 +58,10 @@ class Agent:
         self.board = Board(plans)
         self.outbox = Outbox(home)
         self.slots = {plan.idx: Slot(plan, home) for plan in plans}
-        self.session = Session(self.client, self.board, plans, self.leave)
+        self.session = Session(self.client, self.board, plans, home, self.leave)
         cache = Cache(home / "cache", self.client)
         self.delivery = Delivery(self.client, self.outbox, self.board, cache, self.leave)
+        self.logstream = LogStream(self.client)
         self.attempts = Attempts(
             home=home,
             client=self.client,
@@ -69,6 +71,7 @@ class Agent:
             cache=cache,
             outbox=self.outbox,
             delivery=self.delivery,
+            logstream=self.logstream,
             cores=machine.cores,
             provenance={
                 "worker": name,
@@ -97,7 +100,8 @@ class Agent:
         reply = patiently(lambda: self.client.get("/v1/worker/broker", BrokerReply), stop, _away)
         held = self.outbox.attempts()
         for attempt in patiently(lambda: self.session.hello(self.machine, held), stop, _away):
-            logger.info("attempt %s: dropped, its job is done", attempt)
+            with logs.about(attempt=attempt):
+                logger.info("dropped: its job is done")
             self.outbox.drop(attempt)
         devices = ", ".join(plan.device for plan in self.plans)
         logger.info("worker %s: hello, slots %s, %s", self.who.worker, devices, self.machine.hardware_class)
@@ -111,6 +115,7 @@ class Agent:
         app = broker.worker_app(broker_url, self.who.worker, len(self.plans), self.attempts.handle)
         worker_shutting_down.connect(self._on_signal, weak=False)
         self.delivery.start()
+        self.logstream.start()
         self.session.start()
         try:
             broker.consume(app, f"{_slug(self.name)}@{self.who.worker[:8]}")
@@ -178,10 +183,8 @@ def main() -> int:
     parser.add_argument("--name", default=platform.node() or "worker", help="how people call this machine")
     parser.set_defaults(invite=os.environ.pop(INVITE, None))  # runners need not know it
     given = parser.parse_args(joined(sys.argv[1:]))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    for chatty in ("httpx", "celery", "kombu"):  # a line a request, a line a task
-        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
+        logs.set_up(settings().log_format, settings().log_level)
         return start(given.home.resolve(), given.api, given.invite, given.name)
     except JsmError as error:
         logger.error("%s", error)

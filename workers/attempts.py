@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jsm_queue import logs
 from jsm_queue.broker import AttemptEnded
-from jsm_queue.crashpoints import reach
-from jsm_queue.errors import AuthError, GoneError, JsmError
+from jsm_queue.crashpoints import within
+from jsm_queue.errors import AuthError, ConflictError, GoneError, JsmError
 from jsm_queue.kinds import KINDS, BaseRef
 from jsm_queue.protocol import Bell, ClaimReply, ClaimRequest, EndRequest, Grant
 from workers.board import Board, Held
 from workers.cache import Cache
 from workers.client import Client, Stopped, patiently
 from workers.delivery import Delivery
+from workers.logstream import LogStream
 from workers.outbox import Outbox
 from workers.runner import EventLine, JobLine
 from workers.session import Session
@@ -27,6 +29,7 @@ from workers.threads import OnGone
 logger = logging.getLogger(__name__)
 
 LEFT = "its worker left the pool"
+PAUSED = "its study is paused"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Attempts:
     cache: Cache
     outbox: Outbox
     delivery: Delivery
+    logstream: LogStream
     cores: int
     provenance: dict[str, Any]
     on_gone: OnGone
@@ -53,6 +57,10 @@ class Attempts:
 
         Returns a word for Flower; raises AttemptEnded without a result.
         """
+        with logs.about(study=bell.study):
+            return self._handle(bell, delivery)
+
+    def _handle(self, bell: Bell, delivery: str) -> str:
         try:
             claim = self._claim(bell, delivery)
         except Stopped:
@@ -63,7 +71,6 @@ class Attempts:
         except JsmError as error:
             logger.info("run %s: dropped: %s", bell.run, error.message)
             return "dropped"
-        reach("claimed")
         if not self.board.occupy(claim.slot, bell.run):
             for grant in claim.attempts:
                 self._give_back(grant, f"slot {claim.slot} is not free")
@@ -83,49 +90,64 @@ class Attempts:
             self.delivery.end(grant.attempt, EndRequest(reason="released", message=why))
 
     def _claim(self, bell: Bell, delivery: str) -> ClaimReply:
-        request = ClaimRequest(boot_id=self.session.boot_id, delivery=delivery)
+        def claim() -> ClaimReply:
+            request = ClaimRequest(boot_id=self.session.boot_id, delivery=delivery)
+            try:
+                with within(bell.label):
+                    return self.client.post(f"/v1/runs/{bell.run}/claim", request, ClaimReply)
+            except GoneError as error:
+                if request.boot_id == self.session.boot_id:
+                    raise
+                raise ConflictError(error.message) from error  # the store was restored: its offers are void
+
         return patiently(
-            lambda: self.client.post(f"/v1/runs/{bell.run}/claim", request, ClaimReply),
+            claim,
             self.board.leaving,
             lambda reason: logger.warning("run %s: the api is away (%s); trying on", bell.run, reason),
         )
 
     def _attempt(self, grant: Grant, slot: Slot, bell: Bell) -> Ended | None:
-        held = self.board.begin(grant.attempt)
-        if held is None:
-            self._give_back(grant, LEFT)
-            return None
-        started = time.monotonic()
-        logger.info("attempt %s: %s begins on slot %d: %s", grant.attempt, grant.kind, slot.plan.idx, bell.label)
-        ended = self._released(self._execute(grant, slot, held))
-        seconds = time.monotonic() - started
-        how = f"{ended.reason} ({ended.message})" if ended else "complete"
-        logger.info("attempt %s: %s after %.1f s", grant.attempt, how, seconds)
+        with logs.about(job=grant.job, attempt=grant.attempt, study=bell.study):
+            held = self.board.begin(grant.attempt)
+            if held is None:
+                self._give_back(grant, LEFT)
+                return None
+            started = time.monotonic()
+            logger.info("slot %d: %s begins (%s)", slot.plan.idx, grant.kind, bell.label)
+            ended = self._released(self._execute(grant, slot, held, bell), held)
+            how = f"{ended.reason} ({ended.message})" if ended else "complete"
+            logger.info("slot %d: %s is %s after %.1f s", slot.plan.idx, grant.kind, how, time.monotonic() - started)
+            self.logstream.finish(grant.attempt)
+            self._hand_over(grant, ended)
+            return ended
+
+    def _hand_over(self, grant: Grant, ended: Ended | None) -> None:
         if ended is None:
             self.delivery.result(grant.attempt)
-        else:
-            message, log_tail = ended.message[:4000], ended.log_tail[-20_000:]
-            self.delivery.end(grant.attempt, EndRequest(reason=ended.reason, message=message, log_tail=log_tail))
-            self.outbox.clear(grant.attempt)
-        return ended
+            return
+        message, log_tail = ended.message[:4000], logs.masked(ended.log_tail[-20_000:])
+        self.delivery.end(grant.attempt, EndRequest(reason=ended.reason, message=message, log_tail=log_tail))
+        self.outbox.clear(grant.attempt)
 
-    def _released(self, ended: Ended | None) -> Ended | None:
+    def _released(self, ended: Ended | None, held: Held) -> Ended | None:
         """What ends because this worker leaves is no fault of the job, and is for another worker at once.
 
         A crash counts as that too: who ends a service may signal its runners with it.
         """
         if ended and ended.reason in ("cancelled", "crashed") and self.board.leaving.is_set():
             return Ended("released", LEFT, ended.log_tail)
+        if ended and ended.reason == "cancelled" and held.released:
+            return Ended("released", PAUSED, ended.log_tail)
         return ended
 
-    def _execute(self, grant: Grant, slot: Slot, held: Held) -> Ended | None:
+    def _execute(self, grant: Grant, slot: Slot, held: Held, bell: Bell) -> Ended | None:
         try:
             folder = self.outbox.begin(grant.attempt)
             base = base_of(grant.params)
             self._fetch(grant, base, folder / "inputs", held)
-            reach("fetched")
+            self.logstream.follow(grant.attempt, slot.log, slot.put_log_aside())
             ended = slot.run(
-                self._job_line(grant, slot, folder),
+                self._job_line(grant, slot, folder, bell.study),
                 base.key if base else None,
                 KINDS[grant.kind].stall_s,
                 held.stop,
@@ -133,7 +155,7 @@ class Attempts:
             )
             if not self.outbox.is_finished(grant.attempt):
                 return ended
-            reach("result_written")  # also when the runner died or was stopped just after
+            # Also when the runner died or was stopped just after.
             with contextlib.suppress(OSError):  # another program holds a file of it; delivery tries again
                 self.outbox.put(grant.attempt)
             return None
@@ -145,10 +167,10 @@ class Attempts:
         except JsmError as error:  # of a file that cannot be had: it may be had elsewhere, or later
             return Ended("crashed", str(error))
         except OSError as error:
-            logger.exception("attempt %s", grant.attempt)
+            logger.exception("the attempt's files")
             return Ended("disk" if error.errno == errno.ENOSPC else "crashed", f"{type(error).__name__}: {error}")
         except Exception as error:
-            logger.exception("attempt %s", grant.attempt)
+            logger.exception("the agent failed")
             return Ended("crashed", f"the agent failed: {type(error).__name__}: {error}")
 
     def _fetch(self, grant: Grant, base: BaseRef | None, inputs: Path, held: Held) -> None:
@@ -162,13 +184,15 @@ class Attempts:
         patiently(
             fetch,
             held.stop,
-            lambda reason: logger.warning("attempt %s: fetching waits (%s)", grant.attempt, reason),
+            lambda reason: logger.warning("fetching waits (%s)", reason),
         )
 
-    def _job_line(self, grant: Grant, slot: Slot, folder: Path) -> JobLine:
+    def _job_line(self, grant: Grant, slot: Slot, folder: Path, study: str) -> JobLine:
         gpu = slot.plan.kind == "gpu"
         return JobLine(
             attempt=grant.attempt,
+            job=grant.job,
+            study=study,
             kind=grant.kind,
             params=grant.params,
             inputs=folder / "inputs",

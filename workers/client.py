@@ -1,6 +1,7 @@
 """The worker's side of HTTP: requests that say plainly whether to retry, to drop or to leave."""
 
 import random
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,19 @@ import httpx
 from pydantic import BaseModel
 
 from jsm_queue.canonical import file_hash
-from jsm_queue.errors import AuthError, ConflictError, GoneError, JsmError, ModelError, NotFoundError, SetupError
+from jsm_queue.crashpoints import around, reach
+from jsm_queue.errors import (
+    AuthError,
+    ConflictError,
+    EpochError,
+    GoneError,
+    JsmError,
+    ModelError,
+    NotFoundError,
+    RequestError,
+    SetupError,
+    TooLargeError,
+)
 from jsm_queue.protocol import ArtifactIn, ArtifactOffer, ArtifactState
 
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
@@ -20,11 +33,14 @@ FIRST_WAIT_S = 0.5  # before the second try; doubled for each further one
 LONGEST_WAIT_S = 5.0  # a third of it is left to chance, so that a pool does not come back all at once
 CHUNK = 2**20  # bytes
 ERRORS: dict[int, type[JsmError]] = {
+    400: RequestError,
     401: AuthError,
     403: AuthError,
     404: NotFoundError,
     409: ConflictError,
     410: GoneError,
+    413: TooLargeError,
+    422: RequestError,
 }
 
 Reply = TypeVar("Reply", bound=BaseModel)
@@ -51,9 +67,9 @@ class Client:
         # A proxy of the environment must not see the token.
         self._http = httpx.Client(base_url=_address(api), headers=headers, timeout=TIMEOUT, trust_env=False)
 
-    def post(self, path: str, message: BaseModel, reply: type[Reply]) -> Reply:
+    def post(self, path: str, message: BaseModel, reply: type[Reply], timeout: httpx.Timeout = TIMEOUT) -> Reply:
         """Send a message, get a message."""
-        return self._parse(self._ask("POST", path, json=message.model_dump(mode="json")), reply)
+        return self._parse(self._ask("POST", path, json=message.model_dump(mode="json"), timeout=timeout), reply)
 
     def tell(self, path: str, message: BaseModel) -> None:
         """Send a message that has no answer."""
@@ -72,9 +88,12 @@ class Client:
                     response.read()
                     _raise(response)
                 skip = 0 if response.status_code == 206 else offset  # a proxy may ignore the range
+                reach("before download", sha)
                 for piece in response.iter_raw():
                     yield piece[skip:]
+                    reach("amid download", sha)
                     skip = max(0, skip - len(piece))
+                reach("after download", sha)
         except httpx.RequestError as error:
             raise Unreachable(_words(error)) from error
 
@@ -103,7 +122,8 @@ class Client:
 
     def _ask(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
-            response = self._http.request(method, path, **arguments)
+            with around(f"{method} {_without_ids(path)}"):
+                response = self._http.request(method, path, **arguments)
         except httpx.RequestError as error:
             raise Unreachable(_words(error)) from error
         if not response.is_success:
@@ -127,24 +147,33 @@ def _address(api: str) -> str:
     return api.rstrip("/")
 
 
+def _without_ids(path: str) -> str:
+    return "/".join(part for part in path.removeprefix("/v1/").split("/") if not re.fullmatch(r"[0-9a-f-]{8,64}", part))
+
+
 def _pieces(file: Path, offset: int, stop: threading.Event) -> Iterator[bytes]:
     with file.open("rb") as source:
         source.seek(offset)
+        reach("before upload")
         while piece := source.read(CHUNK):
             if stop.is_set():
                 raise Stopped
             yield piece
+            reach("amid upload")
+        reach("after upload")
 
 
 def _raise(response: httpx.Response) -> None:
     status = response.status_code
     try:
         said = response.json()["error"]
-        message, fix = str(said["message"]), str(said.get("fix", ""))
+        code, message, fix = str(said.get("code", "")), str(said["message"]), str(said.get("fix", ""))
     except (ValueError, KeyError, TypeError):
-        message, fix = f"{response.request.url.path} answered {status}", ""
+        code, message, fix = "", f"{response.request.url.path} answered {status}", ""
     if not 400 <= status < 500 or status in (408, 425, 429):  # a proxy's redirection is no answer of the api
         raise Unreachable(message)
+    if code == EpochError.code:  # a 410 too, but this session begins anew rather than ends
+        raise EpochError(message, fix)
     raise ERRORS.get(status, JsmError)(message, fix)
 
 

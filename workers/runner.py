@@ -2,8 +2,9 @@
 
 It reads one `JobLine` a line on standard input and answers with `EventLine`s on its original standard output:
 progress, then done or failed. Everything that libraries print goes to standard error, which the agent keeps
-as the slot's log. A complete result is `result.json` in the job's folder: it is written last, and only it is
-trusted. When standard input ends the process ends, even in the middle of a step: its agent is gone.
+as the slot's log; how far a job is stands there too, every few seconds. A complete result is `result.json` in
+the job's folder: it is written last, and only it is trusted. When standard input ends the process ends, even in
+the middle of a step: its agent is gone.
 """
 
 import contextlib
@@ -18,23 +19,26 @@ import queue
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from jsm_queue import processes
+from jsm_queue import logs, processes
 from jsm_queue.canonical import file_hash
-from jsm_queue.crashpoints import reach
+from jsm_queue.crashpoints import around
 from jsm_queue.errors import DataError, JsmError, ModelError, SetupError, SpecError
 from jsm_queue.files import write_whole
 from jsm_queue.kinds import KINDS, ROLE_FILES, Params
 from jsm_queue.protocol import ArtifactIn, ResultRequest
+from jsm_queue.settings import settings
 from workers.work import Device, Outcome, Work
 
+logger = logging.getLogger(__name__)
+
 PROGRESS_S = 0.5  # at most this often a progress line
+LOG_S = 5.0  # at most this often one of them in the log, besides the first and the last
 MAX_METRICS = 16  # what a heartbeat may carry
 RESULT = "result.json"
 FULL_DISK = ("No space left on device", "os error 28", "os error 112", "There is not enough space on the disk")
@@ -47,9 +51,14 @@ FINAL = (SpecError, DataError, ModelError)
 
 
 class JobLine(BaseModel):
-    """One attempt. `provenance` is what the agent knows about the machine; it becomes part of the result."""
+    """One attempt. `provenance` is what the agent knows about the machine; it becomes part of the result.
+
+    `job`, `study`: what its log is about.
+    """
 
     attempt: str
+    job: str = ""
+    study: str = ""
     kind: str
     params: dict[str, Any]
     inputs: Path
@@ -75,14 +84,14 @@ def main() -> None:
     """Run jobs until standard input ends."""
     os.environ.pop(processes.LIFELINE, None)  # it reads its standard input itself
     faulthandler.enable()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.set_up(settings().log_format, settings().log_level)
     commands, events = _take_streams()
     jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(commands, jobs), name="commands", daemon=True).start()
     while True:
         job = JobLine.model_validate_json(jobs.get())
-        print(f"job {job.kind} attempt {job.attempt}", file=sys.stderr, flush=True)
-        _say(events, run_job(job, events))
+        with logs.about(job=job.job, attempt=job.attempt, study=job.study):
+            _say(events, run_job(job, events))
 
 
 def _take_streams() -> tuple[IO[bytes], IO[bytes]]:
@@ -102,13 +111,15 @@ def _read(commands: IO[bytes], jobs: "queue.SimpleQueue[bytes]") -> None:
 
 
 def _say(events: IO[bytes], event: EventLine) -> None:
-    events.write(event.model_dump_json().encode() + b"\n")
-    events.flush()
+    with around(f"event {event.event}"):
+        events.write(event.model_dump_json().encode() + b"\n")
+        events.flush()
 
 
 def run_job(job: JobLine, events: IO[bytes]) -> EventLine:
     """Run one job to its last event. Its result, if there is one, is whole on the disk when this returns."""
     started = time.monotonic()
+    logger.info("%s begins on %s, threads: %d", job.kind, job.device, job.threads)
     progress = Progress(job.attempt, events)
     try:
         module = importlib.import_module(f"workers.kinds.{job.kind}")
@@ -127,10 +138,11 @@ def run_job(job: JobLine, events: IO[bytes]) -> EventLine:
         }
         write_result(job.folder, collect(job.kind, outcome, job.folder, provenance))
     except (Exception, SystemExit) as error:
-        traceback.print_exc()
         reason, message = classify(error)
+        logger.error("%s ends: %s: %s", job.kind, reason, message, exc_info=error)
         return EventLine(event="failed", attempt=job.attempt, reason=reason, message=message)
     progress.flush()
+    logger.info("%s is complete after %.1f s", job.kind, time.monotonic() - started)
     return EventLine(event="done", attempt=job.attempt)
 
 
@@ -146,11 +158,11 @@ def parse_params(job: JobLine) -> Params:
 
 
 class Progress:
-    """The kinds' progress callback: says where the attempt is, at most every PROGRESS_S."""
+    """The kinds' progress callback: says where the attempt is, at most every PROGRESS_S, and in the log every LOG_S."""
 
     def __init__(self, attempt: str, events: IO[bytes]) -> None:
         self._attempt, self._events = attempt, events
-        self._said_at = 0.0
+        self._said_at = self._logged_at = -math.inf
         self._unsaid: EventLine | None = None
 
     def __call__(self, position: int, total: int, metrics: dict[str, float]) -> None:
@@ -158,7 +170,9 @@ class Progress:
         figures = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
         kept = dict(list(figures.items())[:MAX_METRICS])
         self._unsaid = EventLine(event="progress", attempt=self._attempt, position=position, total=total, metrics=kept)
-        reach("mid_job")
+        if time.monotonic() - self._logged_at >= LOG_S or 0 < total == position:
+            logger.info("%s", progress_words(self._unsaid))
+            self._logged_at = time.monotonic()
         if time.monotonic() - self._said_at >= PROGRESS_S:
             self.flush()
 
@@ -167,6 +181,12 @@ class Progress:
         if self._unsaid:
             _say(self._events, self._unsaid)
             self._unsaid, self._said_at = None, time.monotonic()
+
+
+def progress_words(event: EventLine) -> str:
+    """ "12 of 50  loss=2.3104  tokens_per_second=3512"."""
+    figures = [f"{name}={value:.{0 if abs(value) >= 100 else 4}f}" for name, value in event.metrics.items()]
+    return "  ".join([f"{event.position} of {event.total}", *figures])
 
 
 def collect(kind: str, outcome: Outcome, folder: Path, provenance: dict[str, Any]) -> ResultRequest:

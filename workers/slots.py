@@ -7,7 +7,6 @@
 import contextlib
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from jsm_queue import processes
+from jsm_queue import logs, processes
+from jsm_queue.crashpoints import around
 from jsm_queue.protocol import EndReason
 from workers.hardware import SlotPlan
 from workers.runner import EventLine, JobLine
@@ -74,7 +74,7 @@ class Slot:
         """
         if not keeps_runner(self.plan.kind, self.warm_base, base):
             self.kill()
-        tail_from = self._rotate_log()
+        tail_from = self.put_log_aside()
         self._ensure()
         if base:
             self.warm_base = base
@@ -89,8 +89,9 @@ class Slot:
         runner = self._runner
         assert runner and runner.stdin
         try:
-            runner.stdin.write(job.model_dump_json().encode() + b"\n")
-            runner.stdin.flush()
+            with around("line"):
+                runner.stdin.write(job.model_dump_json().encode() + b"\n")
+                runner.stdin.flush()
         except OSError:
             return _died(runner)
         heard = time.monotonic()
@@ -145,14 +146,9 @@ class Slot:
                     runner.stdin.close()
             self.pid_file.unlink(missing_ok=True)
 
-    def _rotate_log(self) -> int:
-        """Put a log aside that has grown too long. Returns where this job's lines begin."""
-        size = self.log.stat().st_size if self.log.exists() else 0
-        if size <= LOG_BYTES:
-            return size
-        shutil.copyfile(self.log, self.log.with_name(f"{self.log.name}.1"))
-        os.truncate(self.log, 0)  # the runner appends, so it goes on at the new end
-        return 0
+    def put_log_aside(self) -> int:
+        """Where it has grown too long. Returns where the next job's lines begin, in bytes."""
+        return logs.put_aside(self.log, LOG_BYTES)
 
 
 def _listen(stream: IO[bytes], events: "queue.SimpleQueue[EventLine | None]") -> None:

@@ -1,20 +1,23 @@
 """The api over HTTP, as the CLI uses it."""
 
+import re
 import time
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import httpx
 
 from jsm_queue import protocol
 from jsm_queue.cli import home
-from jsm_queue.errors import AuthError, ConflictError, JsmError, NotFoundError, SetupError
+from jsm_queue.errors import AuthError, ConflictError, JsmError, NotFoundError, SetupError, of_code
 from jsm_queue.settings import settings
 
 TIMEOUT_S = 60.0  # a report of a large study takes seconds
 VERIFY_S = 600.0  # the api hashes 16 GB before it answers
 PAUSE_S = 0.5  # after a refused piece: another client may be sending the same file
 CHUNK = 4 * 1024 * 1024  # bytes a PATCH while uploading
+WRITE_IT = "Write JSM_API_URL like http://127.0.0.1:8080"
 START_IT = "Start it with `jsm up`, or name one in JSM_API_URL"
 
 
@@ -31,6 +34,11 @@ def connect() -> httpx.Client:
     return client(url, token)
 
 
+def quoted(part: str) -> str:
+    """A part of a path as it is in a URL, whatever it holds: it never becomes two parts, nor none."""
+    return quote(part, safe="").replace(".", "%2E") or "%20"
+
+
 def client(url: str, token: str) -> httpx.Client:
     """A client for the api at `url`, to be used as a context manager.
 
@@ -39,11 +47,16 @@ def client(url: str, token: str) -> httpx.Client:
     headers = {"Authorization": f"Bearer {token}"}
     try:
         # An HTTP proxy of the environment must not see a token that is meant for the api.
-        return httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        made = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
     except UnicodeEncodeError as error:
         raise AuthError("JSM_TOKEN holds signs that no token has", "Give the token as the api told it") from error
     except httpx.InvalidURL as error:
-        raise SetupError(f"{url!r} is not an address ({error})", "Write it like http://127.0.0.1:8080") from error
+        raise SetupError(f"{url!r} is not an address ({error})", WRITE_IT) from error
+    address = made.base_url
+    if address.scheme not in ("http", "https") or not re.fullmatch(r"[^%\[\]]+", address.host):
+        made.close()
+        raise SetupError(f"{url!r} is not the address of an api", WRITE_IT)
+    return made
 
 
 def call(api: httpx.Client, method: str, path: str, **arguments: Any) -> Any:
@@ -66,9 +79,9 @@ def error_of(response: httpx.Response) -> JsmError:
     """The error in an answer, as the class it was raised with."""
     try:
         said = response.json()["error"]
-        kinds = {kind.code: kind for kind in JsmError.__subclasses__()}
-        other = SetupError if response.is_server_error else JsmError
-        return kinds.get(said["code"], other)(said["message"], said.get("fix", ""))
+        missing = NotFoundError if response.status_code == NotFoundError.status else JsmError
+        other = SetupError if response.is_server_error else missing
+        return of_code(said["code"], other)(said["message"], said.get("fix", ""))
     except (ValueError, KeyError, TypeError):
         if response.status_code == NotFoundError.status:
             return NotFoundError(f"{response.request.url} is not there", "Is this address a jsm api?")

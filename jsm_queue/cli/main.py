@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from jsm_queue.cli import console
 from jsm_queue.errors import JsmError, SetupError
@@ -33,26 +32,20 @@ def main() -> None:
     """The program `jsm`: every error is one line that says what to do, and an exit status."""
     try:
         app()
-    except (JsmError, ValidationError) as error:
+    except JsmError as error:
         if os.environ.get("JSM_DEBUG"):
             raise
-        told = error if isinstance(error, JsmError) else settings_error(error)
-        console.print_error(told.message, told.fix)
-        sys.exit(told.exit_code)
+        console.print_error(error.message, error.fix)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # who read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except OSError as error:
         if os.environ.get("JSM_DEBUG"):
             raise
         where = f": {error.filename}" if error.filename else ""
         console.print_error(f"{error.strerror or error}{where}", "Check that path, its owner and the free disk")
         sys.exit(SetupError.exit_code)
-
-
-def settings_error(error: ValidationError) -> JsmError:
-    """Wrong settings in words. Raises the error again when it is about something else, which would be a bug."""
-    if error.title != "Settings":
-        raise error
-    found = "; ".join(f"JSM_{'_'.join(map(str, item['loc'])).upper()}: {item['msg']}" for item in error.errors())
-    return SetupError(found, "Correct the variable or settings.toml; docs/settings.md has them all")
 
 
 @app.command()
@@ -174,15 +167,110 @@ def cancel(study: Study, json: Json = False) -> None:
 
 
 @app.command()
-def report(
-    study: Study,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="the HTML file to write")] = None,
-    json: Json = False,
-) -> None:
-    """Write a study's report as one HTML file that works offline, or print it as JSON."""
+def pause(study: Study, json: Json = False) -> None:
+    """Pause a study: nothing of it begins, and what runs gives its slot back."""
     from jsm_queue.cli import studies
 
-    studies.report(study, output, json)
+    studies.change(study, "pause", json)
+
+
+@app.command()
+def resume(study: Study, json: Json = False) -> None:
+    """Let a paused study go on."""
+    from jsm_queue.cli import studies
+
+    studies.change(study, "resume", json)
+
+
+@app.command()
+def retry(study: Study, json: Json = False) -> None:
+    """Try a study's failed and quarantined jobs again. Verdicts that are written stand."""
+    from jsm_queue.cli import studies
+
+    studies.change(study, "retry", json)
+
+
+@app.command()
+def report(
+    study: Study,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="the file to write; .md makes it Markdown")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown instead of HTML, without charts")] = False,
+    json: Json = False,
+) -> None:
+    """Write a study's report as one HTML file that works offline or as Markdown, or print it as JSON."""
+    from jsm_queue.cli import studies
+
+    studies.report(study, output, markdown, json)
+
+
+@app.command()
+def logs(
+    job: Annotated[str, typer.Argument(help="a job's id, or its first 6 digits", metavar="JOB", show_default=False)],
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="go on until the job is done or given up, through all its attempts")
+    ] = False,
+    attempt: Annotated[str | None, typer.Option(help="this attempt, not the newest")] = None,
+    json: Json = False,
+) -> None:
+    """Print the log of a job's newest attempt, while it runs and afterwards.
+
+    With --follow the exit status is 1 when the job did not get done. Ctrl-C ends the printing, not the job.
+    """
+    from jsm_queue.cli import logs
+
+    raise typer.Exit(logs.run(job, follow, attempt, json))
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Check this machine: Python and packages, GPU and torch, compiler, disk, ports, clock, hub, queue and store.
+
+    Each trouble comes with what to do. The exit status is 3 when something is a problem.
+    """
+    from jsm_queue.cli import doctor
+
+    raise typer.Exit(doctor.run(json))
+
+
+@app.command()
+def backup(
+    folder: Annotated[
+        Path, typer.Argument(help="where backups are kept; a later one adds what is new", metavar="DIR")
+    ],
+    json: Json = False,
+) -> None:
+    """Write the store and its artifacts into a folder, also while the pool runs. Needs no running api."""
+    from jsm_queue.cli import backup
+
+    backup.backup(folder, json)
+
+
+@app.command()
+def restore(
+    store: Annotated[Path, typer.Argument(help="a store-….sqlite that `jsm backup` wrote", metavar="FILE")],
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    json: Json = False,
+) -> None:
+    """Put a backup in the place of everything that the store holds, also while the pool runs.
+
+    Workers say hello again by themselves; what they finish counts where the restored store knows of it.
+    """
+    from jsm_queue.cli import backup
+
+    backup.restore(store, yes, json)
+
+
+@app.command()
+def collect(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would go, and remove nothing")] = False,
+    json: Json = False,
+) -> None:
+    """Remove the api's files that no job and no study refers to and that nobody touched for a day."""
+    from jsm_queue.cli import backup
+
+    backup.collect(dry_run, json)
 
 
 @worker.command("start")

@@ -1,22 +1,29 @@
 """Keeps the parts of a pool running: starts them, starts them again when they die, ends them in order.
 
-    <home>/run/<part>.pid   process id and start time: by it leftovers of a killed `jsm up` are ended
+    <home>/run/<part>.pid    process id and start time: by it leftovers of a killed `jsm up` are ended
+    <home>/logs/<part>.log   what the part says; what came before is <part>.log.1
+    <home>/logs/up.log       what happened to the parts
 
 Everything happens in the caller's thread: children die with the thread that started them (`jsm_queue.processes`).
 """
 
+import contextlib
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jsm_queue import processes
+from jsm_queue import logs, processes
 from jsm_queue.errors import SetupError
 
 GRACE_S = 6.0  # between asking a part to end and killing it; the api drains for 2 s
 STEADY_S = 30.0  # a part that lived this long is not in a crash loop
 LONGEST_WAIT_S = 30.0  # between two starts of a part that keeps dying
 TAIL_LINES = 12  # of a log that are shown when a part cannot start
+LOG_BYTES = 20_000_000  # of a part's log, before it is put aside
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -41,8 +48,13 @@ class Supervisor:
     """The parts of one home folder, in the order in which they were started."""
 
     def __init__(self, home: Path, say: Callable[[str], None]) -> None:
-        self.run, self.logs, self.say = home / "run", home / "logs", say
+        self.run, self.logs, self._show = home / "run", home / "logs", say
         self.parts: list[Part] = []
+
+    def say(self, line: str) -> None:
+        """Tell the user, and the log."""
+        logger.warning("%s", line)
+        self._show(line)
 
     def end_leftovers(self) -> None:
         """End what a killed supervisor of this home folder left running. Hold the home folder's lock."""
@@ -54,12 +66,15 @@ class Supervisor:
         """Start a part and keep it running from now on."""
         part = Part(name, start, self.logs / f"{name}.log", start(), time.monotonic())
         processes.write_pid_file(self.run / f"{name}.pid", part.process.pid)
+        logger.info("%s is started as process %d", name, part.process.pid)
         self.parts.append(part)
         return part
 
     def tick(self) -> None:
-        """Start again what died. Call it about once a second."""
+        """Start again what died, put long logs aside. Call it about once a second."""
         for part in self.parts:
+            with contextlib.suppress(OSError):  # another program reads it just now
+                logs.put_aside(part.log, LOG_BYTES)
             if part.due_at is None and part.process.poll() is not None:
                 self._note_death(part)
             if part.due_at is not None and time.monotonic() >= part.due_at:

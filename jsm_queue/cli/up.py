@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 
-from jsm_queue import broker, processes
+from jsm_queue import broker, logs, processes
 from jsm_queue.cli import client, console
 from jsm_queue.cli.home import Endpoint, home, read_endpoint, read_token, read_worker_id, write_endpoint
 from jsm_queue.cli.supervisor import Part, Supervisor
@@ -148,6 +148,8 @@ def running(folder: Path) -> Iterator[Pool]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds tokens and data
     with locked(folder), signals(signal.default_int_handler):
         (folder / "stop").unlink(missing_ok=True)
+        (folder / "logs").mkdir(exist_ok=True)
+        logs.set_up(config.log_format, config.log_level, folder / "logs" / "up.log")
         supervisor = Supervisor(folder, lambda line: console.err.print(f"[yellow]{console.escape(line)}[/]"))
         supervisor.end_leftovers()
         try:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from jsm_queue.cli import client
-from jsm_queue.errors import ConflictError, JsmError, NotFoundError, SetupError
+from jsm_queue.errors import ConflictError, InternalError, JsmError, NotFoundError, SetupError, SpecFileError
 
 
 class Server(BaseHTTPRequestHandler):
@@ -68,7 +68,9 @@ def error(code: str, message: str = "what", fix: str = "do") -> dict[str, Any]:
         (404, error("not_found"), NotFoundError),
         (409, error("conflict"), ConflictError),
         (422, error("something newer"), JsmError),
-        (500, error("internal"), SetupError),
+        (404, error("http"), NotFoundError),
+        (422, error("spec_file"), SpecFileError),
+        (500, error("internal"), InternalError),
         (404, b"<html>", NotFoundError),
         (502, b"<html>", SetupError),
     ],

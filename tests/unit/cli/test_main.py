@@ -13,8 +13,9 @@ from jsm_queue.cli import console
 from jsm_queue.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[3]
-COMMANDS = ["up", "down", "demo", "init", "plan", "submit", "status", "jobs", "cancel", "report", "worker"]
-WITH_DATA = ["plan", "submit", "status", "jobs", "cancel", "report", "worker list", "worker invite"]
+STUDIES = ["plan", "submit", "status", "jobs", "cancel", "pause", "resume", "retry", "report"]
+COMMANDS = ["up", "down", "demo", "init", *STUDIES, "logs", "doctor", "backup", "restore", "collect", "worker"]
+WITH_DATA = [*STUDIES, "logs", "doctor", "backup", "restore", "collect", "worker list", "worker invite"]
 
 
 def jsm(*arguments: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:

@@ -18,6 +18,7 @@ import pytest
 from jsm_queue.cli.home import read_endpoint, read_token
 from jsm_queue.cli.supervisor import Supervisor
 from jsm_queue.cli.up import Pool, is_healthy, url_host
+from tests.pairs import pair_lines
 
 ROOT = Path(__file__).resolve().parents[3]
 DEADLINE_S = 60.0
@@ -90,9 +91,7 @@ def study(tmp_path: Path) -> Path:
     model.mkdir()
     (model / "config.json").write_text("{}", encoding="utf-8")
     (model / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
-    rows = [{"question": f"問{i}は何ですか。", "answer": f"答{i}です。"} for i in range(60)]
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-    (tmp_path / "data.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "data.jsonl").write_text(pair_lines(60), encoding="utf-8")
     (tmp_path / "study.yaml").write_text(
         "name: small\ndata: {source: data.jsonl, validation: 10, test_unseen: 10}\n"
         "bases: [{name: b, source: ./model}]\nstages: {bases: {n: 5}, quantization: null}\n",

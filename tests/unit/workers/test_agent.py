@@ -1,14 +1,27 @@
 """The agent's command line."""
 
 import argparse
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from workers import agent, hardware
 from workers.hardware import Gpu
+
+
+@pytest.fixture(autouse=True)
+def kept_logging() -> Iterator[None]:
+    """A main program sets up its process's logging."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
 
 
 def test_an_invite_may_begin_with_a_dash() -> None:

@@ -17,6 +17,7 @@ from workers.board import Board
 from workers.cache import Cache
 from workers.client import Client
 from workers.hardware import SlotPlan
+from workers.logstream import LogStream
 from workers.outbox import Outbox
 from workers.runner import RESULT, JobLine, write_result
 from workers.session import Session
@@ -43,8 +44,11 @@ class FakeSlot:
 
     plan, warm_base = PLAN, None
 
-    def __init__(self, does: Callable[[JobLine], Ended | None]) -> None:
-        self.does, self.jobs = does, []
+    def __init__(self, does: Callable[[JobLine], Ended | None], log: Path) -> None:
+        self.does, self.jobs, self.log = does, [], log
+
+    def put_log_aside(self) -> int:
+        return 0
 
     def run(self, job: JobLine, base: str | None, stall_s: float, stop: threading.Event, note: object) -> Ended | None:
         self.jobs.append(job)
@@ -76,8 +80,8 @@ class Parts:
         answer = httpx.Response(200, json={"slot": 0, "attempts": [grant]})
         client = Client("http://api", "secret")
         client._http = httpx.Client(base_url="http://api", transport=httpx.MockTransport(lambda _: answer))
-        self.board, self.box, self.slot, self.told = Board([PLAN]), Outbox(home), FakeSlot(does), Told()
-        session = Session(client, self.board, [PLAN], lambda _: None)
+        self.board, self.box, self.slot, self.told = Board([PLAN]), Outbox(home), FakeSlot(does, home / "log"), Told()
+        session = Session(client, self.board, [PLAN], home, lambda _: None)
         session.boot_id = "d4d4d4d4"
         self.attempts = Attempts(
             home=home,
@@ -88,6 +92,7 @@ class Parts:
             cache=Cache(home / "cache", client),
             outbox=self.box,
             delivery=self.told,  # type: ignore[arg-type]
+            logstream=LogStream(client),
             cores=8,
             provenance={},
             on_gone=lambda _: None,

@@ -8,7 +8,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from jsm_queue.errors import AuthError, ConflictError, GoneError, JsmError, ModelError, NotFoundError, SetupError
+from jsm_queue.errors import (
+    AuthError,
+    ConflictError,
+    GoneError,
+    JsmError,
+    ModelError,
+    NotFoundError,
+    RequestError,
+    SetupError,
+)
 from jsm_queue.protocol import ArtifactIn, BrokerReply, EndRequest
 from workers import client as http
 from workers.client import Client, Stopped, Unreachable, patiently
@@ -29,7 +38,14 @@ def error(status: int) -> Answer:
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(401, AuthError), (403, AuthError), (404, NotFoundError), (409, ConflictError), (410, GoneError), (422, JsmError)],
+    [
+        (401, AuthError),
+        (403, AuthError),
+        (404, NotFoundError),
+        (409, ConflictError),
+        (410, GoneError),
+        (422, RequestError),
+    ],
 )
 def test_a_refusal_carries_the_apis_words(status: int, kind: type[JsmError]) -> None:
     with pytest.raises(kind) as caught:
