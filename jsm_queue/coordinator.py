@@ -9,19 +9,19 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
-from jsm_queue import lifecycle, planner, scheduler, verdicts
-from jsm_queue.crashpoints import reach
-from jsm_queue.kinds import Inputs
+from jsm_queue import lifecycle, logs, planner, scheduler, verdicts
+from jsm_queue.crashpoints import within
+from jsm_queue.kinds import Inputs, on_gpu
 from jsm_queue.protocol import Bell
 from jsm_queue.settings import Settings
 from jsm_queue.spec import parse_spec
-from jsm_queue.store import queries
+from jsm_queue.store import looks, queries
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import insert_or_ignore, reading, writing
 
@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 Ring = Callable[[str, str, Bell], None]
 """ring(worker, kind, bell): send the message; may raise when the broker is away."""
 
-DISK_PAUSE_S = 60.0  # how long a worker whose disk was full for a job does not get it again
+LISTED_AT_ONCE = 200  # jobs a transaction: workers' heartbeats wait for it
+DISK_PAUSE_S = 60.0  # how long a worker that says nothing of its disk does not get a job again that filled it
 STAGES = ("scale", "bases", "quantization")
 KIND_ORDER = ("prepare", "train", "score", "convert", "answer", "judge", "parity", "latency")
 
@@ -53,9 +54,8 @@ def tick(engine: Engine, settings: Settings, ring: Ring, seen: int = -1) -> int:
     _reap(engine, settings, now)
     with reading(engine) as session:
         newest = queries.last_event(session)
-        waiting_for_hardware = any(study.hardware is None for study in queries.studies(session, "running"))
-    if newest != seen or waiting_for_hardware:
-        _plan_all(engine, now)
+        studies = looks.studies_to_plan(session, seen)
+    _plan_all(engine, studies, now)
     _assign(engine, ring, now)
     return newest
 
@@ -68,18 +68,19 @@ def _reap(engine: Engine, settings: Settings, now: float) -> None:
         last, since = session.get_one(t.Counter, "tick"), session.get_one(t.Counter, "ticking_since")
         if not 0 <= now - last.value < settings.lease_s / 2:
             since.value = now
+        if now < last.value:
+            lifecycle.shorten_leases(session, settings.lease_s, now)
         last.value = now
         steady = now - since.value >= settings.lease_s
         lifecycle.reap(session, settings.offer_s, now, leases=steady)
 
 
-def _plan_all(engine: Engine, now: float) -> None:
-    with reading(engine) as session:
-        running = [study.id for study in queries.studies(session, "running")]
-    for study_id in running:
+def _plan_all(engine: Engine, studies: Iterable[str], now: float) -> None:
+    for study_id in studies:
         try:
-            while _plan_once(engine, study_id, now):
-                pass
+            with logs.about(study=study_id):
+                while _plan_once(engine, study_id, now):
+                    pass
         except DBAPIError:
             raise  # the store's trouble is everybody's: the whole tick is tried again
         except Exception:  # one study that cannot be planned must not keep the others from their slots
@@ -95,21 +96,32 @@ def _plan_once(engine: Engine, study_id: str, now: float) -> bool:
             return False  # no worker has ever said hello: there is nothing to run it on
         study = _planner_view(session, row, hardware)
         listed = queries.listings(session, study_id)
+    if row.hardware is None:
+        _fix_hardware(engine, study_id, hardware)
+        return True
     plan = planner.plan(study)
-    found: dict[planner.Stage, verdicts.Verdict] = {}
     with reading(engine) as session:
-        for stage in plan.due:
-            found[stage] = decide(session, study, stage)
+        measured = [_measured(session, study_id, stage) for stage in plan.due]
+    # Outside: its bootstraps may take longer than a transaction may stand still.
+    found = {stage: _conclude(study, stage, *cells) for stage, cells in zip(plan.due, measured, strict=True)}
     new = [wanted for wanted in plan.jobs if wanted.listing not in listed]
-    with writing(engine) as session:
-        session.get_one(t.Study, study_id).hardware = hardware
-        lifecycle.list_jobs(session, study_id, new, now)
-        for stage, verdict in found.items():
-            lifecycle.write_verdict(session, study_id, stage, verdict, now)
-        if plan.ended:
-            lifecycle.end_study(session, study_id, now)
-        reach("plan_commit")
+    for start in range(0, len(new), LISTED_AT_ONCE):
+        with writing(engine) as session:
+            lifecycle.list_jobs(session, study_id, new[start : start + LISTED_AT_ONCE], now)
+    if found or plan.ended:
+        with writing(engine) as session:
+            for stage, verdict in found.items():
+                lifecycle.write_verdict(session, study_id, stage, verdict, now)
+            if plan.ended:
+                lifecycle.end_study(session, study_id, now)
     return bool(new or found)
+
+
+def _fix_hardware(engine: Engine, study_id: str, hardware: str) -> None:
+    """The class is part of the latency jobs' hashes: it is written before anything is planned for it, and once."""
+    with writing(engine) as session:
+        study = session.get_one(t.Study, study_id)
+        study.hardware = study.hardware or hardware
 
 
 def _planner_view(session: Session, row: t.Study, hardware: str) -> planner.Study:
@@ -131,10 +143,20 @@ def _hardware_class(session: Session, now: float) -> str | None:
 
 def decide(session: Session, study: planner.Study, stage: planner.Stage) -> verdicts.Verdict:
     """A stage's verdict from the records in the store."""
-    missing = queries.missing_cells(session, study.id, stage)
+    return _conclude(study, stage, *_measured(session, study.id, stage))
+
+
+def _measured(session: Session, study: str, stage: planner.Stage) -> tuple[list[verdicts.CellValues], list[str]]:
+    """What a stage's verdict rests on: its cells' values, and the cells that are missing."""
+    kind, split = ("score", "validation") if stage == "scale" else ("judge", "bench")
+    return _cells(session, study, stage, kind, split), queries.missing_cells(session, study, stage)
+
+
+def _conclude(
+    study: planner.Study, stage: planner.Stage, cells: list[verdicts.CellValues], missing: list[str]
+) -> verdicts.Verdict:
     if stage == "scale":
-        return verdicts.scale_verdict(_cells(session, study.id, stage, "score", "validation"), missing)
-    cells = _cells(session, study.id, stage, "judge", "bench")
+        return verdicts.scale_verdict(cells, missing)
     if stage == "bases":
         quantization = study.spec.stages.quantization
         return verdicts.bases_verdict(cells, quantization.keep if quantization else 1, missing)
@@ -150,12 +172,26 @@ def _cells(session: Session, study: str, stage: str, kind: str, split: str) -> l
         values, weights = found.setdefault((row.cell, row.base, row.n, row.seed, row.format), ({}, {}))
         (values if row.name == main else weights)[row.item] = row.value
     return [
-        verdicts.CellValues(*cell, values=values, weights=weights, metrics=metrics.get(cell[0], {}))
+        verdicts.CellValues(
+            *cell, values=values, weights=weights, metrics=metrics.get(cell[0], {}), adapter=_with_adapter(*cell)
+        )
         for cell, (values, weights) in found.items()
     ]
 
 
-METRICS = {"convert.bytes": "bytes", "parity.kl": "kl", "parity.ok": "parity_ok", "bits_per_byte": "bits_per_byte"}
+def _with_adapter(label: str, base: str, n: int | None, seed: int | None, fmt: str | None) -> bool:
+    """Was the cell measured with an adapter that was given? The store knows it by its label alone."""
+    return label == planner.Cell("bases", base, n, seed, fmt, adapter=True).label and n is None
+
+
+METRICS = {
+    "convert.bytes": "bytes",
+    "parity.kl": "kl",
+    "parity.ok": "parity_ok",
+    "bits_per_byte": "bits_per_byte",
+    "judge.questions": "questions",
+    "judge.unjudged": "unjudged",
+}
 """What verdicts speak of besides scores: the store's name → theirs."""
 
 
@@ -172,16 +208,19 @@ def _cell_metrics(session: Session, study: str, stage: str) -> dict[str, dict[st
 
 def _assign(engine: Engine, ring: Ring, now: float) -> None:
     with reading(engine) as session:
-        offers = scheduler.assign(_ready(session, now), _open_slots(session, now))
+        slots = _open_slots(session, now)
+        if not any(slot.free for slot in slots):
+            return
+        offers = scheduler.assign(_ready(session, now), slots)
         labels = _labels(session, [offer.job for offer in offers])
     for offer in offers:
         run_id, attempt_id = uuid.uuid4().hex, uuid.uuid4().hex
-        with writing(engine) as session:
+        with logs.about(study=labels[offer.job][0]), writing(engine) as session:
             offered = lifecycle.offer(session, offer, run_id, attempt_id, now)
         if offered:
-            reach("before_ring")
             study, label = labels[offer.job]
-            _ring(ring, offer, Bell(run=run_id, attempts=[attempt_id], study=study, label=label))
+            with within(offer.job):
+                _ring(ring, offer, Bell(run=run_id, attempts=[attempt_id], study=study, label=label))
 
 
 def _ring(ring: Ring, offer: scheduler.Offer, bell: Bell) -> None:
@@ -192,27 +231,28 @@ def _ring(ring: Ring, offer: scheduler.Offer, bell: Bell) -> None:
 
 
 def _ready(session: Session, now: float) -> list[scheduler.ReadyJob]:
-    full = queries.recent_disk_ends(session, now - DISK_PAUSE_S)
+    full = queries.full_disks(session, now - DISK_PAUSE_S)
     jobs: dict[str, scheduler.ReadyJob] = {}
-    for job, study, listing in queries.ready_jobs(session):
+    for job in queries.ready_jobs(session):
         order = (
-            study.created_at,
-            STAGES.index(listing.stage),
+            job.created_at,
+            STAGES.index(job.stage),
             KIND_ORDER.index(job.kind),
-            -(listing.n or 0),
-            listing.seed or 0,
+            -(job.n or 0),
+            job.seed or 0,
         )
         known = jobs.get(job.id)
-        if known is not None and (-known.priority, known.order) <= (-study.priority, order):
+        if known is not None and (-known.priority, known.order) <= (-job.priority, order):
             continue
         jobs[job.id] = scheduler.ReadyJob(
             id=job.id,
             kind=job.kind,
-            priority=study.priority,
+            priority=job.priority,
             order=order,
-            base=listing.base,
+            base=job.base,
             hardware=job.params.get("hardware"),
             exclusive=job.kind == "latency",
+            gpu=on_gpu(job.kind, job.params),
             excluded=frozenset(worker for disk_job, worker in full if disk_job == job.id),
         )
     return list(jobs.values())

@@ -11,6 +11,7 @@ class ReadyJob:
     """A ready, wanted job. `priority`: of its study, higher first; `order`: its place among the jobs of that priority.
 
     `hardware`: the class of machine it must run on, None for any; `exclusive`: it needs a whole worker to itself.
+    `gpu`: it goes to GPU slots where its worker has any, though its kind does not say so.
     `excluded`: workers that may not have it now.
     """
 
@@ -21,6 +22,7 @@ class ReadyJob:
     base: str | None = None
     hardware: str | None = None
     exclusive: bool = False
+    gpu: bool = False
     excluded: frozenset[str] = frozenset()
 
 
@@ -55,7 +57,7 @@ def assign(ready: Sequence[ReadyJob], slots: Sequence[OpenSlot]) -> list[Offer]:
     free = sorted((s for s in usable if s.free and s.worker not in reserved), key=lambda s: (s.worker, s.idx))
     gpus = {slot.worker for slot in slots if slot.kind == "gpu"}
     for job in (job for job in waiting if not job.exclusive):
-        fits = [slot for slot in free if slot.worker not in job.excluded and _suits(job.kind, slot, gpus)]
+        fits = [slot for slot in free if slot.worker not in job.excluded and _suits(job, slot, gpus)]
         if fits:
             slot = min(fits, key=lambda slot: _preference(job, slot))
             free.remove(slot)
@@ -82,15 +84,19 @@ def _exclusive(waiting: Sequence[ReadyJob], slots: Sequence[OpenSlot]) -> tuple[
 def _preference(job: ReadyJob, slot: OpenSlot) -> tuple[bool, bool, str, int]:
     """Least first: a GPU for what it speeds up, then a runner that holds the base."""
     cold = job.base is None or slot.warm_base != job.base
-    return KINDS[job.kind].gpu != (slot.kind == "gpu"), cold, slot.worker, slot.idx
+    return _on_gpu(job) != (slot.kind == "gpu"), cold, slot.worker, slot.idx
 
 
 def _held(worker: str, slots: Sequence[OpenSlot]) -> bool:
     return any(slot.exclusive_run for slot in slots if slot.worker == worker)
 
 
-def _suits(kind: str, slot: OpenSlot, gpu_workers: Collection[str]) -> bool:
-    """GPU kinds go to GPU slots where their worker has any; the others to CPU slots."""
+def _on_gpu(job: ReadyJob) -> bool:
+    return job.gpu or KINDS[job.kind].gpu
+
+
+def _suits(job: ReadyJob, slot: OpenSlot, gpu_workers: Collection[str]) -> bool:
+    """GPU jobs go to GPU slots where their worker has any; the others to CPU slots."""
     if slot.worker not in gpu_workers:
         return True
-    return KINDS[kind].gpu == (slot.kind == "gpu")
+    return _on_gpu(job) == (slot.kind == "gpu")

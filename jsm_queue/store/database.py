@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session, SQLModel
 
+from jsm_queue.crashpoints import commit_name, reach
 from jsm_queue.errors import SetupError
 from jsm_queue.store import migrate, views
 
@@ -38,6 +39,8 @@ def open_store(url: str) -> Engine:
         with engine.execution_options(jsm_write=True).begin() as connection:
             migrate.upgrade(connection)
             views.create(connection)
+            reach("before commit schema", "")
+        reach("after commit schema", "")
     except DBAPIError as error:
         raise SetupError(
             f"The store at {address!r} cannot be opened ({_first_line(error.orig)})",
@@ -121,6 +124,9 @@ def writing(engine: Engine) -> Iterator[Session]:
         session.begin(),
     ):
         yield session
+        name = commit_name(session.info.get("events", []), 2)
+        reach(f"before {name}", "")
+    reach(f"after {name}", "")
 
 
 def insert_or_ignore(session: Session, row: SQLModel) -> bool:

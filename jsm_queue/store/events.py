@@ -7,6 +7,7 @@ from sqlalchemy import event, update
 from sqlmodel import Session, col
 
 from jsm_queue import logs
+from jsm_queue.crashpoints import SHORT
 from jsm_queue.store.database import insert_or_ignore
 from jsm_queue.store.tables import Counter, Event
 
@@ -38,6 +39,7 @@ def log(
     )
     seq = int(session.connection().execute(bump).scalar_one())
     session.add(Event(seq=seq, at=now, what=what, study=study, job=job, attempt=attempt, worker=worker, data=data))
+    session.info.setdefault("events", []).append(f"{what} {(job or '')[:SHORT]}".rstrip())
     words = {"study": study, "job": job, "attempt": attempt, "worker": worker}
     named = {name: value for name, value in words.items() if value}
     event.listen(session, "after_commit", lambda _: _say(what, data, named), once=True)

@@ -1,18 +1,19 @@
 """Reading the store. No function here writes."""
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Row, Subquery, and_, case, or_, text
-from sqlmodel import Session, col, func, select
+from sqlalchemy import ColumnElement, Row, and_, case, or_, text
+from sqlmodel import Session, col, select
 
 from jsm_queue.errors import NotFoundError
 from jsm_queue.planner import TERMINAL
+from jsm_queue.store import summaries
 from jsm_queue.store import tables as t
+from jsm_queue.store.summaries import STAGES
 
 Named = TypeVar("Named", t.Study, t.Job)
-STAGES = ("scale", "bases", "quantization")  # in their order
 PREFIX = 6  # digits of an id that are enough to name a study or job
 
 
@@ -56,26 +57,14 @@ def listings(session: Session, study: str) -> set[tuple[str, str, str]]:
 
 def job_counts(session: Session, study: str) -> dict[str, int]:
     """How many of a study's jobs are in each state, in all, and were done before it listed them."""
-    first = _first_listings(study)
-    query = (
-        select(t.Job.state, func.count(), func.sum(first.c.reused))
-        .join(first, first.c.job == t.Job.id)
-        .where(first.c.place == 1)
-        .group_by(t.Job.state)
-    )
-    counts: dict[str, int] = dict.fromkeys(
-        ("waiting", "ready", "active", "done", "failed", "quarantined", "skipped"), 0
-    )
-    reused = 0
-    for state, count, old in session.exec(query).all():
-        counts[state] = count
-        reused += old or 0
-    return counts | {"total": sum(counts.values()), "reused": reused}
+    return summaries.job_counts(session, study).get(study, summaries.NO_JOBS)
 
 
 def decisions(session: Session, study: str) -> dict[str, dict[str, Any]]:
     """Stage → the decision of its last look."""
-    return {row.stage: row.decision for row in verdicts(session, study)}
+    query = select(t.VerdictRow.stage, t.VerdictRow.decision).where(t.VerdictRow.study == study)
+    rows = session.exec(query.order_by(col(t.VerdictRow.created_at), col(t.VerdictRow.look)))
+    return {stage: dict(decision) for stage, decision in rows}
 
 
 def verdicts(session: Session, study: str) -> list[t.VerdictRow]:
@@ -84,94 +73,9 @@ def verdicts(session: Session, study: str) -> list[t.VerdictRow]:
     return list(session.exec(query.order_by(col(t.VerdictRow.created_at), col(t.VerdictRow.look))))
 
 
-def current_stage(session: Session, study: t.Study) -> str:
-    """The stage that waits for its verdict, or "ended"."""
-    decided = decisions(session, study.id)
-    order = [stage for stage in STAGES if study.spec["stages"].get(stage)]
-    return next((stage for stage in order if stage not in decided), "ended")
-
-
-def _first_listings(study: str) -> Subquery:
-    """A study's listings (job, stage, cell), each with its `place` among the job's own, from 1, in the order of stages.
-
-    `reused`: 1 when any of the job's listings is, else 0.
-    """
-    own = col(t.StudyJob.job)
-    place = func.row_number().over(partition_by=own, order_by=(_stage_order(), col(t.StudyJob.cell)))
-    # A number, for Postgres knows no maximum of booleans.
-    reused = func.max(case((col(t.StudyJob.reused), 1), else_=0)).over(partition_by=own)
-    listings = select(  # type: ignore[call-overload]
-        t.StudyJob.job, t.StudyJob.stage, t.StudyJob.cell, place.label("place"), reused.label("reused")
-    )
-    return listings.where(t.StudyJob.study == study).subquery()
-
-
-def _stage_order() -> ColumnElement[int]:
+def stage_order() -> ColumnElement[int]:
+    """Listings in the order of their stages."""
     return case(*((col(t.StudyJob.stage) == stage, place) for place, stage in enumerate(STAGES)))
-
-
-def job_rows(
-    session: Session, study: str, state: str | None = None, after: str = "", limit: int = 1000
-) -> list[dict[str, Any]]:
-    """A page of a study's jobs, one row a job (its first listing), with its latest attempt, in the order of ids.
-
-    `ended`: how the last attempt that ended did, None of a job that is done or was never tried to an end.
-    """
-    first = _first_listings(study)
-    query = (
-        select(t.Job, first.c.stage, first.c.cell, first.c.reused)
-        .join(first, first.c.job == t.Job.id)
-        .where(first.c.place == 1, col(t.Job.id) > after)
-        .order_by(col(t.Job.id))
-        .limit(limit)
-    )
-    rows = session.exec(query.where(t.Job.state == state) if state else query).all()
-    attempts = _latest_attempts(session, [job.id for job, *_ in rows])
-    ends = _last_ends(session, [job.id for job, *_ in rows if job.state != "done"])
-    return [
-        _job_row(job, stage, cell, bool(reused), attempts.get(job.id), ends.get(job.id))
-        for job, stage, cell, reused in rows
-    ]
-
-
-def _job_row(
-    job: t.Job, stage: str, cell: str, reused: bool, attempt: t.Attempt | None, ended: dict[str, str | None] | None
-) -> dict[str, Any]:
-    started = attempt.started_at if attempt else None
-    return {
-        "id": job.id,
-        "kind": job.kind,
-        "state": job.state,
-        "stage": stage,
-        "cell": cell,
-        "label": label(job.kind, cell),
-        "reused": reused,
-        "error": job.error,
-        "ended": ended,
-        "worker": attempt.worker if attempt else None,
-        "position": attempt.position if attempt else 0,
-        "total": attempt.total if attempt else 0,
-        "metrics": (attempt.metrics or {}) if attempt else {},
-        "seconds": attempt.ended_at - started if attempt and attempt.ended_at and started else None,
-    }
-
-
-def _latest_attempts(session: Session, jobs: list[str]) -> dict[str, t.Attempt]:
-    """Job id → its latest attempt."""
-    place = func.row_number().over(partition_by=col(t.Attempt.job), order_by=col(t.Attempt.offered_at).desc())
-    placed = select(t.Attempt.id, place.label("place")).where(col(t.Attempt.job).in_(jobs)).subquery()
-    query = select(t.Attempt).join(placed, placed.c.id == t.Attempt.id).where(placed.c.place == 1)
-    return {attempt.job: attempt for attempt in session.exec(query)}
-
-
-def _last_ends(session: Session, jobs: list[str]) -> dict[str, dict[str, str | None]]:
-    """Job id → reason and message of the attempt that ended last without a result."""
-    query = (
-        select(t.Attempt.job, t.Attempt.reason, t.Attempt.message)
-        .where(col(t.Attempt.job).in_(jobs), t.Attempt.state == "ended")
-        .order_by(col(t.Attempt.ended_at))
-    )
-    return {job: {"reason": reason, "message": message} for job, reason, message in session.exec(query)}
 
 
 def attempts(session: Session, job: str) -> list[tuple[t.Attempt, str]]:
@@ -244,22 +148,42 @@ def cell_metrics(session: Session, study: str) -> dict[tuple[str, str], dict[str
     return dict(found)
 
 
+class CellRecord(NamedTuple):
+    """One record of a cell."""
+
+    cell: str
+    base: str
+    n: int | None
+    seed: int | None
+    format: str | None
+    item: str
+    name: str
+    value: float
+
+
 def cell_records(
-    session: Session, study: str, stage: str, kind: str, split: str, names: Iterable[str]
-) -> list[Row[Any]]:
-    """Rows (cell, base, n, seed, format, item, name, value) of a stage's done jobs of a kind, on a split."""
+    session: Session, study: str, stage: str, kind: str, split: str, names: Collection[str]
+) -> Iterator[CellRecord]:
+    """The records of those names of a stage's done jobs of a kind, on a split: ordered by cell, item and name."""
+    listing = t.StudyJob
     query = (
-        select(  # type: ignore[call-overload]
-            t.StudyJob.cell, t.StudyJob.base, t.StudyJob.n, t.StudyJob.seed, t.StudyJob.format,
-            t.Record.item, t.Record.name, t.Record.value, t.Job.params,
-        )
-        .join(t.Job, col(t.Job.id) == col(t.StudyJob.job))
-        .join(t.Record, col(t.Record.job) == col(t.Job.id))
-        .where(t.StudyJob.study == study, t.StudyJob.stage == stage, t.Job.kind == kind, t.Job.state == "done")
-        .where(col(t.Record.name).in_(list(names)))
-        .order_by(t.StudyJob.cell, t.Record.item, t.Record.name)
-    )  # fmt: skip
-    return [row for row in session.exec(query).all() if row.params.get("split", split) == split]
+        select(listing.cell, listing.base, listing.n, listing.seed, listing.format, t.Job.id, t.Job.params)  # type: ignore[call-overload]
+        .join(t.Job, col(t.Job.id) == col(listing.job))
+        .where(listing.study == study, listing.stage == stage, t.Job.kind == kind, t.Job.state == "done")
+        .order_by(listing.cell, listing.job)
+    )
+    listings = [row for row in session.exec(query) if row.params.get("split", split) == split]
+    measured = (
+        select(t.Record.job, t.Record.item, t.Record.name, t.Record.value)
+        .where(col(t.Record.job).in_(query.with_only_columns(t.Job.id).order_by(None)))
+        .where(col(t.Record.name).in_(names))
+        .order_by(t.Record.job, t.Record.item, t.Record.name)
+    )
+    records: dict[str, list[tuple[str, str, float]]] = defaultdict(list)
+    for job, item, name, value in session.exec(measured):
+        records[job].append((item, name, value))
+    for *cell, job, _ in listings:
+        yield from (CellRecord(*cell, *record) for record in records[job])  # type: ignore[call-arg]
 
 
 def missing_cells(session: Session, study: str, stage: str) -> list[str]:
@@ -306,25 +230,34 @@ def live_workers(session: Session, now: float) -> list[t.Worker]:
     return list(session.exec(select(t.Worker).where(t.Worker.lease_until > now).order_by(t.Worker.id)))
 
 
-def ready_jobs(session: Session) -> list[tuple[t.Job, t.Study, t.StudyJob]]:
-    """The ready jobs of running studies, one row a listing."""
+def ready_jobs(session: Session) -> Sequence[Row[Any]]:
+    """The ready jobs of running studies, one row a listing: the job's id, kind and params, the study's priority and
+    created_at, the listing's stage, base, n and seed.
+
+    Columns and no objects: thousands may be ready, and each look reads them all.
+    """
     query = (
-        select(t.Job, t.Study, t.StudyJob)
+        select(  # type: ignore[call-overload]
+            t.Job.id, t.Job.kind, t.Job.params, t.Study.priority, t.Study.created_at,
+            t.StudyJob.stage, t.StudyJob.base, t.StudyJob.n, t.StudyJob.seed,
+        )
         .join(t.StudyJob, col(t.StudyJob.job) == col(t.Job.id))
         .join(t.Study, col(t.Study.id) == col(t.StudyJob.study))
         .where(t.Job.state == "ready", t.Study.state == "running")
         .order_by(col(t.Study.created_at), t.Job.id)
-    )
-    return list(session.exec(query).all())
+    )  # fmt: skip
+    return session.exec(query).all()
 
 
 def open_runs(session: Session) -> list[tuple[t.Run, str]]:
     """The runs that are not closed, each with its job's kind, one row an attempt."""
+    # A query within: alone it finds the few open runs by their index.
+    still_open = select(t.Run.id).where(t.Run.state != "closed")
     query = (
         select(t.Run, t.Job.kind)
         .join(t.Attempt, col(t.Attempt.run) == col(t.Run.id))
         .join(t.Job, col(t.Job.id) == col(t.Attempt.job))
-        .where(t.Run.state != "closed")
+        .where(col(t.Run.id).in_(still_open))
     )
     return list(session.exec(query).all())
 
@@ -364,7 +297,7 @@ def last_event(session: Session) -> int:
 def first_listing(session: Session, job: str) -> t.StudyJob:
     """One listing of a job, the same each time. Raises when no study lists it."""
     query = select(t.StudyJob).where(t.StudyJob.job == job)
-    return session.exec(query.order_by(t.StudyJob.study, _stage_order(), t.StudyJob.cell).limit(1)).one()
+    return session.exec(query.order_by(t.StudyJob.study, stage_order(), t.StudyJob.cell).limit(1)).one()
 
 
 def desired(session: Session, worker: str) -> dict[str, str]:
@@ -373,13 +306,43 @@ def desired(session: Session, worker: str) -> dict[str, str]:
     "release" what only a paused study wants, "stop" what nobody does.
     """
     running, paused = (
-        select(t.StudyJob.job).join(t.Study, col(t.Study.id) == col(t.StudyJob.study)).where(t.Study.state == state)
+        # Of this attempt's job alone: a running study lists thousands, and every worker asks twice a second.
+        select(t.StudyJob.job)
+        .join(t.Study, col(t.Study.id) == col(t.StudyJob.study))
+        .where(t.StudyJob.job == t.Attempt.job, t.Study.state == state)
+        .exists()
         for state in ("running", "paused")
     )
-    wish = case((col(t.Attempt.job).in_(running), "run"), (col(t.Attempt.job).in_(paused), "release"), else_="stop")
+    wish = case((running, "run"), (paused, "release"), else_="stop")
     query = (
         select(t.Attempt.id, t.Attempt.state, wish)
         .join(t.Run, col(t.Run.id) == col(t.Attempt.run))
         .where(t.Run.worker == worker, t.Run.state != "closed")
     )
     return {attempt: wish if state in t.LIVE else "stop" for attempt, state, wish in session.exec(query).all()}
+
+
+def unreferenced(session: Session, before: float) -> list[t.Artifact]:
+    """The whole artifacts that nobody refers to and nobody touched since `before`.
+
+    A job's results are referred to, a study's inputs, and the checkpoints of a job that is not terminal.
+    """
+    untouched = select(t.Artifact).where(
+        t.Artifact.state == "whole",
+        col(t.Artifact.touched_at) < before,
+        col(t.Artifact.sha).not_in(select(t.ArtifactRef.sha)),
+    )
+    unfinished = select(t.Job.checkpoint, t.Job.checkpoint_prev).where(col(t.Job.state).not_in(list(TERMINAL)))
+    kept = {sha for pair in session.exec(unfinished).all() for sha in pair}
+    for inputs in session.exec(select(t.Study.inputs)).all():
+        kept |= _hashes(inputs)
+    return [artifact for artifact in session.exec(untouched.order_by(t.Artifact.sha)) if artifact.sha not in kept]
+
+
+def _hashes(value: object) -> set[str]:
+    """Every content hash in a study's inputs, wherever it stands."""
+    if isinstance(value, dict):
+        return {sha for each in value.values() for sha in _hashes(each)}
+    if isinstance(value, list):
+        return {sha for each in value for sha in _hashes(each)}
+    return {value} if isinstance(value, str) and len(value) == 64 else set()

@@ -47,6 +47,8 @@ class StudyJob(SQLModel, table=True):
     seed: int | None = None
     format: str | None = None
     reused: bool = False
+    # The job too: who counts what a study reuses need not read its rows.
+    __table_args__ = (Index("listing_by_reuse", "study", "reused", "job"),)
 
 
 class VerdictRow(SQLModel, table=True):
@@ -73,7 +75,7 @@ class Job(SQLModel, table=True):
     id: str = Field(primary_key=True)
     kind: str
     params: dict[str, Any] = _json()
-    state: str = Field(index=True)
+    state: str
     accepted_attempt: str | None = None
     charges: int = 0
     losses: int = 0
@@ -86,6 +88,8 @@ class Job(SQLModel, table=True):
     created_at: float
     ended_at: float | None = None
     error: str | None = None
+    # The id too: who counts jobs by state need not read their rows.
+    __table_args__ = (Index("job_by_state", "state", "id"),)
 
 
 class JobNeed(SQLModel, table=True):
@@ -162,7 +166,7 @@ class Attempt(SQLModel, table=True):
     run: str = Field(foreign_key="run.id", index=True)
     worker: str = Field(foreign_key="worker.id", index=True)
     state: str
-    reason: str | None = None
+    reason: str | None = Field(default=None, index=True)
     message: str | None = None
     log_tail: str | None = None
     began_at: int = Field(default=0, sa_type=BIG)  # type: ignore[call-overload]
@@ -182,6 +186,7 @@ class Attempt(SQLModel, table=True):
             sqlite_where=text(f"state IN {LIVE}"),
             postgresql_where=text(f"state IN {LIVE}"),
         ),
+        Index("attempt_by_state", "state", "worker"),
     )
 
 

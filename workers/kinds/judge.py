@@ -1,36 +1,77 @@
-"""Answers → scores 0–3, by the key facts that they state."""
+"""Answers → scores 0–3, by the judge that the spec names."""
+
+import importlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from jsm_queue.data.examples import Example, read_examples
-from jsm_queue.data.keyfacts import found_key_facts, key_fact_score, require_key_facts
-from jsm_queue.errors import DataError
+from jsm_queue.data.keyfacts import require_key_facts
+from jsm_queue.errors import DataError, ModelError, SetupError
 from jsm_queue.kinds import ROLE_FILES, JudgeParams
 from jsm_queue.protocol import RecordIn
 from workers.gguf.answers import read_answers
+from workers.judges.judgement import Judge, Judgement, OpenJudge
 from workers.work import Outcome, Work
 
 
 def run(work: Work) -> Outcome:
-    """One record an example of the split. Raises DataError for an example without key facts or without an answer."""
+    """One record an example of the split: `score`, or `unjudged` with the problem and what the judge said instead.
+
+    Raises DataError for an example without an answer, or without key facts where they are the judge; ModelError or
+    SetupError when no answer at all could be judged: such a result would be a cell without a value.
+    """
     params: JudgeParams = work.params
     examples = read_examples(work.inputs / "dataset" / ROLE_FILES[params.split])
-    require_key_facts(examples, f"{params.split} questions", "Add key_facts to the data")
+    if params.judge.kind == "key_facts":
+        require_key_facts(examples, f"{params.split} questions", "Add key_facts to the data")
+    answers = _answers(work, examples)
+    open_judge: OpenJudge = importlib.import_module(f"workers.judges.{params.judge.kind}").open_judge
+    records, problems = [], Counter[str]()
+    with open_judge(work) as judge:
+        for example, judgement in _judged(judge, examples, answers, params.judge.concurrency):
+            records.append(_record(example, judgement))
+            problems.update([judgement.problem] if judgement.problem else [])
+            work.progress(len(records), len(examples), {"unjudged": problems.total()})
+    _require_some(records, params.judge.kind)
+    scores = [record.value for record in records if record.name == "score"]
+    mean = sum(scores) / len(scores) if scores else 0.0
+    counts = {"questions": len(records), "unjudged": problems.total(), **problems}
+    return Outcome(records, {"score": mean} | {name: float(count) for name, count in counts.items()})
+
+
+def _answers(work: Work, examples: Sequence[Example]) -> list[str]:
     texts = {answer.id: answer.text for answer in read_answers(work.inputs / "answers" / ROLE_FILES["answers"])}
-    records = [_judged(example, texts) for example in examples]
-    work.progress(len(records), len(records), {})
-    mean = sum(record.value for record in records) / len(records) if records else 0.0
-    return Outcome(records, {"score": mean, "questions": len(records)})
+    for example in examples:
+        if example.id not in texts:
+            raise DataError(f"the question {example.id} has no answer", "Run the answer job again")
+    return [texts[example.id] for example in examples]
 
 
-def _judged(example: Example, texts: dict[str, str]) -> RecordIn:
-    if example.id not in texts:
-        raise DataError(f"the question {example.id} has no answer", "Run the answer job again")
-    text = texts[example.id]
-    found = found_key_facts(text, example.key_facts)
-    names = [spellings[0] for spellings in example.key_facts]
-    meta = {
-        "found": [name for name, is_found in zip(names, found, strict=True) if is_found],
-        "missing": [name for name, is_found in zip(names, found, strict=True) if not is_found],
-        "stratum": example.stratum,
-        "category": example.category,
-    }
-    return RecordIn(item=example.id, name="score", value=key_fact_score(text, example.key_facts), meta=meta)
+def _judged(
+    judge: Judge, examples: Sequence[Example], answers: Sequence[str], at_a_time: int
+) -> Iterator[tuple[Example, Judgement]]:
+    """Each example with its judgement, in order."""
+    if at_a_time == 1:
+        yield from ((example, judge(example, answer)) for example, answer in zip(examples, answers, strict=True))
+        return
+    with ThreadPoolExecutor(at_a_time, "judge") as threads:
+        yield from zip(examples, threads.map(judge, examples, answers), strict=True)
+
+
+def _record(example: Example, judgement: Judgement) -> RecordIn:
+    place = {"stratum": example.stratum, "category": example.category}
+    if judgement.score is None:
+        meta = {"problem": judgement.problem, "output": judgement.output}
+        return RecordIn(item=example.id, name="unjudged", value=1, meta=meta | place)
+    reason = {"reason": judgement.reason} if judgement.reason else {}
+    return RecordIn(item=example.id, name="score", value=judgement.score, meta=judgement.facts | reason | place)
+
+
+def _require_some(records: Sequence[RecordIn], kind: str) -> None:
+    """Raises ModelError for a judge in this process, which will do the same again, SetupError for one behind a URL."""
+    if not records or any(record.name == "score" for record in records):
+        return
+    first = records[0].meta or {}
+    words = f"the judge scored none of {len(records)} answers; the first is {first['problem']}: {first['output']}"
+    raise (SetupError if kind == "openai" else ModelError)(words, "Take another judge, or correct its rubric")

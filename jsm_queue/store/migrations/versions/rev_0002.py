@@ -31,3 +31,8 @@ def upgrade() -> None:
     op.create_index(
         "one_live_attempt_a_job", "attempt", ["job"], unique=True, sqlite_where=live, postgresql_where=live
     )
+    op.create_index("attempt_by_state", "attempt", ["state", "worker"])
+    op.create_index("ix_attempt_reason", "attempt", ["reason"])
+    op.drop_index("ix_job_state", "job")
+    op.create_index("job_by_state", "job", ["state", "id"])
+    op.create_index("listing_by_reuse", "study_job", ["study", "reused", "job"])
