@@ -30,8 +30,8 @@ def test_a_shipped_base_is_the_same_model_as_a_gguf(name: str, tmp_path: Path) -
     found = []
     with open_gguf(tmp_path / "model.gguf", Device("cpu", 1), 512) as gguf:
         for example in read_bench(RIVER / "bench.yaml"):
-            expected = encode(tokenizer, chat_template(tokenizer), example.question, example.answer, None)
-            assert prompts.encode(gguf, example.question, example.answer, None) == (expected.ids, expected.first)
+            expected = encode(tokenizer, chat_template(tokenizer), example, None)
+            assert prompts.encode(gguf, example, None) == (expected.ids, expected.first)
             with torch.inference_mode():
                 logits = model(torch.tensor([expected.ids])).logits[0].numpy()
             found.append(divergence(logits, gguf.logits(expected.ids, 0)))

@@ -13,12 +13,10 @@ def encode_all(
 ) -> tuple[list[tuple[Example, Encoded]], int]:
     """The examples of at most `max_length` tokens, and how many were longer.
 
-    Raises DataError when none is left, ModelError when the base's template or tokenizer is unfit.
+    Raises DataError when none is left or the template does not write an answer as it is, ModelError when the base's
+    template or tokenizer is unfit.
     """
-    pairs = [
-        (each, encode(base.tokenizer, base.template, each.question, each.answer, system_prompt, each.key_facts))
-        for each in examples
-    ]
+    pairs = [(each, encode(base.tokenizer, base.template, each, system_prompt)) for each in examples]
     kept = [pair for pair in pairs if len(pair[1].ids) <= max_length]
     if not kept:
         shortest = min((len(encoded.ids) for _, encoded in pairs), default=0)

@@ -1,24 +1,19 @@
-"""Questions and answers as a base model's text and tokens: the one place that renders chat templates.
+"""Conversations as a base model's text and tokens: the one place that renders chat templates (docs/templates.md).
 
 Imports neither torch nor transformers, so that the GGUF path renders exactly the same text.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from itertools import count, takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jinja2
-import jinja2.ext
-from jinja2 import nodes
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from jsm_queue.data.examples import Example, Turn
 from jsm_queue.data.keyfacts import key_fact_spans
-from jsm_queue.errors import ModelError
+from jsm_queue.errors import ChatTemplateError, DataError, ModelError, ModelUnsupportedError
+from workers.engine import sandbox
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,7 +21,8 @@ if TYPE_CHECKING:
 TEMPLATE_DATE = datetime(2024, 7, 26)
 """What templates that print today's date get: a job's result must not depend on the day it ran."""
 
-TEMPLATE_FIX = "Set chat_template of this base in the spec: a Jinja file, or a built-in one (plain-ja, chatml)"
+THINKING_OFF = {"enable_thinking": False, "thinking": False}
+"""How templates of models that can think are told not to: Qwen3's variable, DeepSeek's and Granite's."""
 
 Message = dict[str, str]
 
@@ -41,9 +37,13 @@ class ChatTemplate:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A question with its answer, fully rendered. The answer is text[start:end]."""
+    """An example, fully rendered: text[:prompt] is what a model is asked, text[start:end] the answer.
+
+    Between prompt and start stand at most spaces: a model makes them together with the answer's first word.
+    """
 
     text: str
+    prompt: int
     start: int
     end: int
 
@@ -52,8 +52,8 @@ class Conversation:
 class Encoded:
     """One example in tokens, cut after its end token.
 
-    ids[first:] is the answer and its end token, and alone carries loss; `key` holds the positions in `ids` of
-    tokens that overlap a key fact.
+    ids[:first] is what a model is asked; ids[first:] is the answer and its end token, and alone carries loss; `key`
+    holds the positions in `ids` of tokens that overlap a key fact.
     """
 
     ids: list[int]
@@ -66,90 +66,168 @@ class Encoded:
         return len(self.ids) - self.first
 
 
+def check_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raises ModelError for a tokenizer that can be loaded, but neither trained with nor exported.
+
+    Where a base's vocabulary files are missing, transformers makes an empty tokenizer for some architectures and
+    says nothing.
+    """
+    fix = "Give a base model with its tokenizer.json and tokenizer_config.json"
+    if not tokenizer.is_fast:
+        raise ModelUnsupportedError("the tokenizer has no tokenizer.json", fix)
+    spelt: Any = tokenizer("a1", add_special_tokens=False)["input_ids"]
+    if set(spelt) <= set(tokenizer.all_special_ids):
+        raise ModelError("the tokenizer's vocabulary is empty: its files are missing", fix)
+    if tokenizer.eos_token_id is None:
+        raise ModelError("the base's tokenizer has no end token", "Set eos_token in its tokenizer_config.json")
+
+
 def chat_template(tokenizer: "PreTrainedTokenizerBase", replacement: str | None = None) -> ChatTemplate:
-    """The tokenizer's own template, or the text that replaces it. Raises ModelError when there is neither."""
+    """The tokenizer's own template, or the text that replaces it; tried on a question. Raises ChatTemplateError."""
     text: Any = replacement or tokenizer.chat_template
     if isinstance(text, dict):  # several by name, for tools and the like
         text = text.get("default")
     if not text:
-        raise ModelError("the base model has no chat template", TEMPLATE_FIX)
+        raise ChatTemplateError("the base model has no chat template")
     specials = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if token}
-    return ChatTemplate(text, tuple(sorted(specials.items())))
+    template = ChatTemplate(text, tuple(sorted(specials.items())))
+    _check(template, turns=0)
+    return template
 
 
-def prompt_text(template: ChatTemplate, question: str, system_prompt: str | None) -> str:
-    """The conversation up to where the answer begins. Raises ModelError when the template does not render."""
-    return _render(template, _asked(template, question, system_prompt), generation=True)
+def prompt_text(template: ChatTemplate, example: Example, system_prompt: str | None) -> str:
+    """The conversation up to where the answer begins. Raises ChatTemplateError."""
+    _check(template, len(example.history))
+    return _frame(template, _asked(template, example, system_prompt)).prompt.rstrip(" ")
 
 
-def conversation(template: ChatTemplate, question: str, answer: str, system_prompt: str | None) -> Conversation:
-    """The whole conversation, and where the answer stands in it.
+def conversation(template: ChatTemplate, example: Example, system_prompt: str | None) -> Conversation:
+    """The whole conversation, and where its last answer stands in it. It begins with the example's `prompt_text`.
 
-    A second rendering with a unique word in the answer's place tells what the template writes around it, so
-    nothing is assumed of the prompt, and a template may strip the answer. Raises ModelError for a template
-    that writes the answer other than once, or other text around another answer.
+    Raises ChatTemplateError, and DataError for an answer that the template writes otherwise than it is, but for white
+    space around it.
     """
-    asked = _asked(template, question, system_prompt)
-    text = _render(template, [*asked, {"role": "assistant", "content": answer}])
-    word = _unused_word(f"{question}{system_prompt}{answer}{template.text}")
-    around = _render(template, [*asked, {"role": "assistant", "content": word}]).split(word)
-    before, after = (around[0], around[-1]) if len(around) == 2 else ("", text)
-    start, end = len(before), len(text) - len(after)
-    if start >= end or not (text.startswith(before) and text.endswith(after)):
-        raise ModelError("the chat template does not show where the answer begins and ends", TEMPLATE_FIX)
-    return Conversation(text, start, end)
+    _check(template, len(example.history))
+    asked = _asked(template, example, system_prompt)
+    frame = _frame(template, asked)
+    text = _render(template, [*asked, {"role": "assistant", "content": example.answer}])
+    answer = text[len(frame.before) : len(text) - len(frame.after)]
+    whole = bool(answer) and f"{frame.before}{answer}{frame.after}" == text
+    if not whole or answer.strip() != example.answer.strip():
+        raise DataError(
+            f"the chat template does not write the answer of example {example.id} as it is",
+            "Take out of the answers what a template treats as markup, such as <think> blocks (docs/templates.md)",
+        )
+    start = len(frame.prompt)
+    return Conversation(frame.prompt + answer + frame.after, len(frame.prompt.rstrip(" ")), start, start + len(answer))
 
 
 def encode(
-    tokenizer: "PreTrainedTokenizerBase",
-    template: ChatTemplate,
-    question: str,
-    answer: str,
-    system_prompt: str | None,
-    key_facts: Sequence[list[str]] = (),
+    tokenizer: "PreTrainedTokenizerBase", template: ChatTemplate, example: Example, system_prompt: str | None
 ) -> Encoded:
     """One example in tokens.
 
     The end token is the first special token that the template writes after the answer; a template that writes
     none gets the tokenizer's EOS right after the answer. Raises ModelError when there is neither, when nothing
-    precedes the answer, or when the tokenizer cannot tell a token's characters.
+    precedes the answer, or when the tokenizer cannot tell a token's characters; DataError as `conversation`.
     """
     if not tokenizer.is_fast:
-        raise ModelError("the tokenizer has no tokenizer.json", "Give a base model that comes with one")
-    talk = conversation(template, question, answer, system_prompt)
+        raise ModelUnsupportedError("the tokenizer has no tokenizer.json", "Give a base model that comes with one")
+    talk = conversation(template, example, system_prompt)
     ids, spans = _tokens(tokenizer, talk.text)
     end = _end_token(tokenizer, ids, spans, talk.end)
     if end is None:
         ids, spans = _tokens(tokenizer, talk.text[: talk.end])
         ids, end = [*ids, _eos(tokenizer)], len(ids)
     lead = _missing_lead(tokenizer, ids)
-    first = next(i for i, (_, stop) in enumerate(spans) if stop > talk.start)
+    # The last token before the answer may merge with its first one: the answer begins where the two sequences part.
+    first = common_prefix(_tokens(tokenizer, talk.text[: talk.prompt])[0], ids)
     if first + len(lead) == 0:
-        raise ModelError("the chat template writes nothing before the answer", TEMPLATE_FIX)
-    facts = key_fact_spans(talk.text[talk.start : talk.end], list(key_facts))
+        raise ChatTemplateError("the chat template writes nothing before the answer")
+    facts = key_fact_spans(talk.text[talk.start : talk.end], list(example.key_facts))
     facts = [(talk.start + start, talk.start + stop) for start, stop in facts]
     key = tuple(len(lead) + i for i, span in enumerate(spans[:end]) if any(_overlap(span, f) for f in facts))
     return Encoded(lead + ids[: end + 1], len(lead) + first, key)
 
 
-def _asked(template: ChatTemplate, question: str, system_prompt: str | None) -> list[Message]:
-    user = {"role": "user", "content": question}
-    if system_prompt is None:
-        return [user]
-    if _takes_system(template):
-        return [{"role": "system", "content": system_prompt}, user]
-    return [{"role": "user", "content": f"{system_prompt}\n\n{question}".strip()}]
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _asked(template: ChatTemplate, example: Example, system_prompt: str | None) -> list[Message]:
+    """The messages up to the question. A system prompt that the template does not take goes into the first one."""
+    messages: list[Message] = []
+    for turn in example.history:
+        messages += [{"role": "user", "content": turn.question}, {"role": "assistant", "content": turn.answer}]
+    messages.append({"role": "user", "content": example.question})
+    system = system_prompt if example.system is None else example.system
+    if system is None:
+        return messages
+    if _takes_system(template) or _writes_system(template, system):
+        return [{"role": "system", "content": system}, *messages]
+    return [{"role": "user", "content": f"{system}\n\n{messages[0]['content']}".strip()}, *messages[1:]]
 
 
 @lru_cache(maxsize=64)
 def _takes_system(template: ChatTemplate) -> bool:
     """Some templates refuse a system message, others drop it without a word."""
-    word = _unused_word(template.text)
-    messages = [{"role": "system", "content": word}, {"role": "user", "content": "?"}]
+    return _writes_system(template, _unused_word(template.text))
+
+
+@lru_cache(maxsize=64)
+def _writes_system(template: ChatTemplate, system: str) -> bool:
+    """Does a system message bring this text in? Some templates have one of their own, and take no other."""
+    question: Message = {"role": "user", "content": "?"}
     try:
-        return word in _render(template, messages, generation=True)
-    except _Refused:
+        without = _render(template, [question], generation=True)
+        written = _render(template, [{"role": "system", "content": system}, question], generation=True)
+    except ChatTemplateError:
         return False
+    return system.strip() in written and system.strip() not in without
+
+
+class _Frame(NamedTuple):
+    """What a template writes around an answer; `prompt`: what stands before it in training and answering alike."""
+
+    before: str
+    after: str
+    prompt: str
+
+
+def _frame(template: ChatTemplate, asked: list[Message]) -> _Frame:
+    """A rendering with a unique word in the answer's place tells what is around it, so nothing is assumed of that.
+
+    Where it does not begin with the generation prompt, the generation prompt counts: a model is asked with it. Spaces
+    before the answer stay as the conversation has them. Raises ChatTemplateError for a template that does not write
+    the answer exactly once.
+    """
+    word = _unused_word(f"{template.text}{asked}")
+    around = _render(template, [*asked, {"role": "assistant", "content": word}]).split(word)
+    if len(around) != 2:
+        raise ChatTemplateError("the chat template does not show where the answer begins and ends")
+    before, after = around
+    prompt = _render(template, asked, generation=True)
+    spaces = before[len(before.rstrip(" ")) :]
+    return _Frame(before, after, _thought(before if before.startswith(prompt) else prompt).rstrip(" ") + spaces)
+
+
+def _thought(prompt: str) -> str:
+    """Thinking is off: the block that a prompt opens is closed, as empty as Qwen3's."""
+    return f"{prompt.rstrip()}\n\n</think>\n\n" if prompt.rstrip().endswith("<think>") else prompt
+
+
+@lru_cache(maxsize=64)
+def _check(template: ChatTemplate, turns: int) -> None:
+    """Raises ChatTemplateError for a template that leaves out what is asked, or an earlier turn."""
+    words = [f"{_unused_word(template.text)}{name}" for name in ("Q", *(f"{i}E" for i in range(2 * turns)))]
+    history = [Turn(question=words[i], answer=words[i + 1]) for i in range(1, 2 * turns, 2)]
+    probe = Example(id="", question=words[0], answer="", history=history)
+    prompt = _frame(template, _asked(template, probe, None)).prompt
+    if words[0] not in prompt:
+        raise ChatTemplateError("the chat template leaves out the question")
+    if not all(word in prompt for word in words):
+        raise ChatTemplateError("the chat template leaves out a conversation's earlier turns")
 
 
 def _unused_word(text: str) -> str:
@@ -173,7 +251,7 @@ def _end_token(
 def _eos(tokenizer: "PreTrainedTokenizerBase") -> int:
     eos = tokenizer.eos_token_id
     if not isinstance(eos, int):
-        raise ModelError("neither the chat template nor the tokenizer ends an answer", TEMPLATE_FIX)
+        raise ChatTemplateError("neither the chat template nor the tokenizer ends an answer")
     return eos
 
 
@@ -192,42 +270,18 @@ def _overlap(a: tuple[int, int], b: tuple[int, int]) -> bool:
 def _render(template: ChatTemplate, messages: list[Message], generation: bool = False) -> str:
     variables = {"messages": messages, "add_generation_prompt": generation, "tools": None, "documents": None}
     try:
-        return _compiled(template.text).render(dict(template.specials) | variables)
+        return sandbox.render(template.text, dict(template.specials) | THINKING_OFF | variables, _FUNCTIONS)
     except (ModelError, MemoryError):
         raise
+    except sandbox.TemplateLimit as error:
+        raise ChatTemplateError(f"the chat template does not render: {error}") from error
     except Exception as error:  # a template is a program: it can fail in any way
-        reason = f"{type(error).__name__}: {error}"
-        raise ModelError(f"the chat template does not render ({reason})", TEMPLATE_FIX) from error
-
-
-class _Refused(ModelError):
-    """What a template raises by its function `raise_exception`."""
-
-
-class _GenerationBlock(jinja2.ext.Extension):
-    """{% generation %} … {% endgeneration %}: some templates mark the answer so; here it only passes through."""
-
-    tags = {"generation"}  # noqa: RUF012
-
-    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-@lru_cache(maxsize=64)
-def _compiled(text: str) -> jinja2.Template:
-    """As transformers compiles templates, but for the date. Sandboxed: templates come from strangers."""
-    extensions = [_GenerationBlock, jinja2.ext.loopcontrols]
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = TEMPLATE_DATE.strftime
-    return environment.from_string(text)
+        raise ChatTemplateError(f"the chat template does not render ({type(error).__name__}: {error})") from error
 
 
 def _refuse(message: str) -> None:
-    raise _Refused(f"the chat template refuses the conversation ({message})", TEMPLATE_FIX)
+    raise ChatTemplateError(f"the chat template refuses the conversation ({message})")
 
 
-def _tojson(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+_FUNCTIONS = (("raise_exception", _refuse), ("strftime_now", TEMPLATE_DATE.strftime))
+"""What a template may call, as transformers offers it, but for the date."""

@@ -108,7 +108,10 @@ class Gguf:
         return next((name for name, number in FILE_TYPES.items() if str(number).encode() == buffer.value), None)
 
     def special_text(self, name: Literal["bos", "eos"]) -> str:
-        """The text of that special token, "" where the vocabulary has none."""
+        """The text of that special token, "" where the file names none: llama.cpp then assumes an id of its own."""
+        buffer = ctypes.create_string_buffer(16)
+        if lib.llama_model_meta_val_str(self._model, f"tokenizer.ggml.{name}_token_id".encode(), buffer, 16) < 0:
+            return ""
         token = lib.llama_vocab_bos(self._vocab) if name == "bos" else lib.llama_vocab_eos(self._vocab)
         return lib.llama_vocab_get_text(self._vocab, token).decode("utf-8") if token >= 0 else ""
 

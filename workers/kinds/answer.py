@@ -30,7 +30,7 @@ def run(work: Work) -> Outcome:
 
 
 def _answer(gguf: Gguf, example: Example, params: AnswerParams) -> Answer:
-    ids = prompt_ids(gguf, example.question, params.system_prompt)
+    ids = prompt_ids(gguf, example, params.system_prompt)
     made = gguf.generate(ids, params.decoding.max_new_tokens)
     return Answer(id=example.id, text=made.text, tokens=len(made.ids), stop=made.stop, prompt_tokens=len(ids))
 

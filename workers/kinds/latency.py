@@ -69,7 +69,7 @@ def run(work: Work) -> Outcome:
 
 def _timed(gguf: Gguf, turn: Turn, question: Example, work: Work) -> list[RecordIn]:
     params: LatencyParams = work.params
-    ids = prompt_ids(gguf, question.question, params.system_prompt)
+    ids = prompt_ids(gguf, question, params.system_prompt)
     made = gguf.generate(ids, params.decoding.max_new_tokens)
     item = f"{turn.cell}|{turn.question}|{turn.repeat}"  # labels and ids may be long, or hold any sign
     timed = {"cell": params.cells[turn.cell], "question": question.id, "repeat": turn.repeat}

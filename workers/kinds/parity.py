@@ -103,7 +103,7 @@ def divergence(reference: np.ndarray, found: np.ndarray) -> np.ndarray:
 
 def _compare(gguf: Gguf, reference: Reference, example: Example, system_prompt: str | None) -> Compared:
     ids, first = reference.encode(example)
-    own, _ = prompts.encode(gguf, example.question, example.answer, system_prompt)
+    own, _ = prompts.encode(gguf, example, system_prompt)
     # A template that writes no end token leaves it to the tokenizer's EOS, which no rendered text shows.
     same = own[: len(ids) - 1] == ids[:-1] and gguf.is_end(ids[-1])
     ids = ids[:CONTEXT]
@@ -130,7 +130,7 @@ def _reference(work: Work) -> Iterator[Reference]:
     params: ParityParams = work.params
     if params.reference == "F16":
         with _open(work, "f16") as f16:
-            yield Reference(lambda e: prompts.encode(f16, e.question, e.answer, params.system_prompt), f16.logits)
+            yield Reference(lambda e: prompts.encode(f16, e, params.system_prompt), f16.logits)
         return
     base = bases.load(replace(work, device=Device("cpu", work.device.threads)), quantized=False)
     adapter = work.inputs / "adapter"
@@ -140,7 +140,7 @@ def _reference(work: Work) -> Iterator[Reference]:
 
 
 def _encode(base: bases.Base, example: Example, system_prompt: str | None) -> tuple[list[int], int]:
-    encoded = training_prompts.encode(base.tokenizer, base.template, example.question, example.answer, system_prompt)
+    encoded = training_prompts.encode(base.tokenizer, base.template, example, system_prompt)
     return encoded.ids, encoded.first
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from jsm_queue.data.examples import Example
 from jsm_queue.errors import ModelError
 from workers.engine.prompts import chat_template, encode
 from workers.gguf import llama, prompts, tiny
@@ -17,6 +18,7 @@ from workers.work import Device
 
 CPU = Device("cpu", 1)
 QUESTION = "堤防は何を防ぎますか。"
+EXAMPLE = Example(id="q", question=QUESTION, answer="氾濫です。")
 
 
 @pytest.mark.parametrize("system_prompt", [None, "あなたは河川技術者です。"])
@@ -26,8 +28,8 @@ def test_prompts_are_those_of_training_and_bos_stands_once(
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(request.getfixturevalue(f"{family}_base"))
     with open_gguf(request.getfixturevalue(f"{family}_f16"), CPU, 256) as gguf:
-        ids = prompts.prompt_ids(gguf, QUESTION, system_prompt)
-    trained = encode(tokenizer, chat_template(tokenizer), QUESTION, "氾濫です。", system_prompt)
+        ids = prompts.prompt_ids(gguf, EXAMPLE, system_prompt)
+    trained = encode(tokenizer, chat_template(tokenizer), EXAMPLE, system_prompt)
     assert ids == trained.ids[: trained.first]
     assert ids.count(tokenizer.bos_token_id) == (1 if family == "llama" else 0)
 
@@ -63,7 +65,7 @@ def test_logits_do_not_depend_on_how_the_tokens_are_fed(qwen_f16: Path, monkeypa
 def test_the_end_token_ends_the_answer(llama_base: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(llama_base)
     model = AutoModelForCausalLM.from_pretrained(llama_base, dtype=torch.float32)
-    trained = encode(tokenizer, chat_template(tokenizer), QUESTION, "氾濫です。", None)
+    trained = encode(tokenizer, chat_template(tokenizer), EXAMPLE, None)
     ids = trained.ids[: trained.first]
     with torch.inference_mode():
         hidden = model.model(torch.tensor([ids])).last_hidden_state[0, -1]  # (D,)
@@ -72,7 +74,7 @@ def test_the_end_token_ends_the_answer(llama_base: Path, tmp_path: Path) -> None
     tokenizer.save_pretrained(tmp_path)
     export_f16(tmp_path, None, tmp_path / "model.gguf")
     with open_gguf(tmp_path / "model.gguf", CPU, 256) as gguf:
-        made = gguf.generate(prompts.prompt_ids(gguf, QUESTION, None), 8)
+        made = gguf.generate(prompts.prompt_ids(gguf, EXAMPLE, None), 8)
     assert (made.ids, made.text, made.stop) == ([], "", "end")
 
 
