@@ -1,6 +1,8 @@
 """The FastAPI application: its routes, its one error shape, its coordinator thread."""
 
+import errno
 import logging
+import re
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,18 +10,32 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.context import Context
-from api.routes import artifacts, jobs, studies, worker, workers
+from api.requests import CheckedRequests, error_response
+from api.routes import artifacts, jobs, logs, studies, worker, workers
 from jsm_queue import __version__, broker, coordinator
+from jsm_queue import logs as log_lines
 from jsm_queue.artifacts import Uploads
-from jsm_queue.errors import JsmError
+from jsm_queue.errors import (
+    DisconnectedError,
+    InternalError,
+    JsmError,
+    MethodError,
+    NotFoundError,
+    RequestError,
+    StoreAwayError,
+)
 from jsm_queue.settings import Settings
 from jsm_queue.store.database import open_store
 
 logger = logging.getLogger(__name__)
+
+SEE_DOCS = "See /docs"
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -37,15 +53,35 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="jsm-queue", version=__version__, lifespan=lifespan)
     app.state.context = ctx
-    for routes in (studies, jobs, workers, worker, artifacts):
+    app.add_middleware(CheckedRequests)
+    app.add_middleware(tell_what_it_is_about)
+    for routes in (studies, jobs, logs, workers, worker, artifacts):
         app.include_router(routes.router, prefix="/v1")
     app.add_api_route("/healthz", health, tags=["health"])
     app.add_exception_handler(JsmError, _jsm_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_left)
+    for unstorable in (DataError, OverflowError, UnicodeEncodeError):
+        app.add_exception_handler(unstorable, _unstorable)
+    for away in (OperationalError, InterfaceError):
+        app.add_exception_handler(away, _store_away)
+    app.add_exception_handler(OSError, _disk)
     app.add_exception_handler(Exception, _bug)
     return app
+
+
+def tell_what_it_is_about(app: ASGIApp) -> ASGIApp:
+    """What is logged while a request is answered names the study, job, attempt or run of its path."""
+    words = {"studies": "study", "jobs": "job", "attempts": "attempt", "runs": "run"}
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        named = re.match(r"/v1/(studies|jobs|attempts|runs)/([0-9a-f-]{6,64})(?:/|$)", scope.get("path", ""))
+        if named:
+            log_lines.tell_about(**{words[named[1]]: named[2]})
+        await app(scope, receive, send)
+
+    return answer
 
 
 def health() -> dict[str, str]:
@@ -70,32 +106,54 @@ def start_coordinator(ctx: Context) -> threading.Thread:
     return thread
 
 
-def error_body(code: str, message: str, fix: str = "") -> dict[str, dict[str, str]]:
-    """The one JSON shape of every error."""
-    return {"error": {"code": code, "message": message, "fix": fix}}
-
-
 async def _jsm_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, JsmError)
-    return JSONResponse(error_body(error.code, error.message, error.fix), status_code=error.status)
+    return error_response(error)
 
 
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     places = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:10])
-    return JSONResponse(error_body("invalid", f"The request is not valid: {places}", "See /docs"), status_code=422)
+    return error_response(RequestError(f"The request is not valid: {places}"))
 
 
-async def _http_error(_request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return JSONResponse(error_body("http", str(error.detail), "See /docs"), status_code=error.status_code)
+    where = f"{request.method} {request.url.path}"
+    if error.status_code == NotFoundError.status:
+        return error_response(NotFoundError(f"{where}: there is no such path", SEE_DOCS), error.headers)
+    if error.status_code == MethodError.status:
+        return error_response(MethodError(f"{where}: the path has not this method"), error.headers)
+    return error_response(RequestError(f"{where}: {error.detail}"), error.headers)
+
+
+async def _unstorable(request: Request, error: Exception) -> JSONResponse:
+    """A value that passed every check and that the store cannot hold. Nothing of the request was written."""
+    logger.warning("%s %s: the store refused a value: %s", request.method, request.url.path, error)
+    return error_response(RequestError("The request holds a value that the store cannot hold"))
+
+
+async def _store_away(request: Request, error: Exception) -> JSONResponse:
+    """The database is away, stands still or is full: whoever asked may ask again, and a worker does."""
+    assert isinstance(error, DBAPIError)
+    logger.error("%s %s: the store cannot be used: %s", request.method, request.url.path, error.orig)
+    return error_response(StoreAwayError("The store cannot be used now"))
+
+
+async def _disk(request: Request, error: Exception) -> JSONResponse:
+    """What a full disk stopped goes on where it was once there is room; any other trouble with a file is a bug."""
+    assert isinstance(error, OSError)
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return await _bug(request, error)
+    logger.error("%s %s: the disk is full: %s", request.method, request.url.path, error)
+    return error_response(StoreAwayError("The api's disk is full", "Make room on it; what was sent so far is kept"))
 
 
 async def _client_left(request: Request, _error: Exception) -> JSONResponse:
     logger.info("%s %s broke off", request.method, request.url.path)
-    return JSONResponse(error_body("disconnected", "The request broke off", "Send it again"), status_code=400)
+    return error_response(DisconnectedError("The request broke off"))
 
 
 async def _bug(request: Request, error: Exception) -> JSONResponse:
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return JSONResponse(error_body("internal", "The api failed on this request", "See the api's log"), status_code=500)
+    return error_response(InternalError("The api failed on this request"))

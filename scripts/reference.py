@@ -1,4 +1,4 @@
-"""Writes docs/cli.md and docs/settings.md from the code: `make docs`. A test compares them."""
+"""Writes docs/cli.md, docs/settings.md and docs/errors.md from the code: `make docs`. A test compares them."""
 
 import types
 import typing
@@ -10,18 +10,18 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from jsm_queue import spec
+from jsm_queue import errors, spec
 from jsm_queue.cli.main import app
-from jsm_queue.settings import Settings
+from jsm_queue.settings import OTHER_VARIABLES, Settings
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 NOTE = "<!-- written by `make docs`; change the code, not this file -->\n"
 
 
 def main() -> None:
-    """Writes both files."""
+    """Writes all three files."""
     DOCS.mkdir(exist_ok=True)
-    for name, text in (("cli.md", cli_page()), ("settings.md", settings_page())):
+    for name, text in (("cli.md", cli_page()), ("settings.md", settings_page()), ("errors.md", errors_page())):
         (DOCS / name).write_text(text, encoding="utf-8", newline="\n")
 
 
@@ -70,14 +70,34 @@ def settings_page() -> str:
     """docs/settings.md: every JSM_* setting, every key of a study."""
     lines = [NOTE, "# Settings\n"]
     lines.append("Each is an environment variable, or a key without `JSM_` in `settings.toml` in the home folder.")
-    lines.append("Variables win.\n")
-    lines += _table((f"JSM_{name.upper()}", field) for name, field in Settings.model_fields.items())
+    lines.append("Variables win. A variable that begins with `JSM_` and is none of these is refused.\n")
+    lines += ["| key | type | unit | default | example | |", "|---|---|---|---|---|---|"]
+    lines += [_setting(name, field) for name, field in Settings.model_fields.items()]
+    lines += ["", "Variables that are no settings:\n", "| variable | |", "|---|---|"]
+    lines += [f"| `{name}` | {meaning} |" for name, meaning in OTHER_VARIABLES.items()]
+    lines.append("")
     lines.append("# The study's file\n")
     lines.append("Paths are relative to the file. `jsm init` writes a commented one.\n")
     for title, model in _parts():
         lines += [f"## {title}\n", f"{_paragraphs(model.__doc__ or '')}\n"]
         lines += _table(model.model_fields.items())
     return "\n".join(lines)
+
+
+def _setting(name: str, field: FieldInfo) -> str:
+    cells = [f"`JSM_{name.upper()}`", _type(field.annotation), unit(field), _default(field), f"`{example(field)}`"]
+    return f"| {' | '.join(cells)} | {field.description} |"
+
+
+def unit(field: FieldInfo) -> str:
+    """What a setting's value counts or is."""
+    extra = field.json_schema_extra
+    return str(extra.get("unit", "")) if isinstance(extra, dict) else ""
+
+
+def example(field: FieldInfo) -> str:
+    """A value that a setting may have."""
+    return str(field.examples[0]) if field.examples else ""
 
 
 def _parts() -> list[tuple[str, type[BaseModel]]]:
@@ -128,6 +148,31 @@ def _default(field: FieldInfo) -> str:
     if value is None or isinstance(value, BaseModel):
         return ""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+# Errors
+
+
+def errors_page() -> str:
+    """docs/errors.md: every error with its cause and cure, its HTTP status and the CLI's exit status."""
+    lines = [NOTE, "# Errors\n"]
+    lines.append("`jsm` prints one line, what is wrong and what to do, and leaves with the exit status. The api")
+    lines.append('answers with the HTTP status and `{"error": {"code", "message", "fix"}}`. Below is the general cure;')
+    lines.append("each message names its own.\n")
+    lines += ["| exit | of |", "|---|---|", f"| 0 | success |\n{_exit_rows()}\n"]
+    lines += ["| code | HTTP | exit | cause | cure |", "|---|---|---|---|---|"]
+    for kind in errors.all_errors():
+        cause = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+        lines.append(f"| `{kind.code}` | {kind.status} | {kind.exit_code} | {cause} | {kind.cure} |")
+    return "\n".join([*lines, ""])
+
+
+def _exit_rows() -> str:
+    by_exit: dict[int, list[str]] = {}
+    for kind in errors.all_errors():
+        by_exit.setdefault(kind.exit_code, []).append(f"`{kind.code}`")
+    also = {1: "; `jsm submit --watch` of a study that lost jobs", 2: "; wrong arguments of a command"}
+    return "\n".join(f"| {code} | {', '.join(words)}{also.get(code, '')} |" for code, words in sorted(by_exit.items()))
 
 
 if __name__ == "__main__":

@@ -20,10 +20,13 @@ def main() -> int:
     """Returns the exit code."""
     processes.exit_with_parent()
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     repository, commit, folder = sys.argv[1:]
+    if constants.HF_HUB_OFFLINE:  # asking again would not help; another worker may have it, or the network
+        print(f"it is not in {folder}, and HF_HUB_OFFLINE forbids to ask {constants.ENDPOINT}", file=sys.stderr)
+        return REFUSED
     try:
         snapshot_download(
             repository,
@@ -32,7 +35,7 @@ def main() -> int:
             allow_patterns=list(ALLOWED),
             ignore_patterns=list(NESTED),
         )
-    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
+    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return REFUSED
     except Exception as error:

@@ -14,7 +14,7 @@ from jsm_queue.errors import SpecError
 from jsm_queue.kinds import Inputs
 from jsm_queue.protocol import SubmitRequest
 from jsm_queue.spec import StudySpec, parse_spec
-from jsm_queue.store import queries, summaries
+from jsm_queue.store import pages, queries, summaries
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading, writing
 
@@ -105,7 +105,7 @@ def list_jobs(
     """
     with reading(ctx.engine) as session:
         study = queries.find_study(session, study_id)
-        rows = queries.job_rows(session, study.id, state, after, limit)
+        rows = pages.job_rows(session, study.id, state, after, limit)
     return {"jobs": rows, "next": rows[-1]["id"] if len(rows) == limit else None}
 
 

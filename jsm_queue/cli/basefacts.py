@@ -1,27 +1,18 @@
 """What is known of a base model without loading it: family, heads, parameters, size."""
 
-import json
 import math
-import struct
 from pathlib import Path
 from typing import Any
 
 from jsm_queue.kinds import BaseFacts
-
-MAX_HEADER = 100_000_000  # bytes; the format's own limit for a safetensors header
+from jsm_queue.modelfiles import folder as model_folder
 
 
 def of_folder(folder: Path) -> BaseFacts:
-    """Facts of a local base in the Hugging Face layout. What its files do not say stays None."""
-    weights = sorted(folder.glob("*.safetensors"))
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        parameters = sum(_parameters(path) for path in weights)
-    except (OSError, ValueError, struct.error):
-        return BaseFacts()
-    if not isinstance(config, dict):
-        return BaseFacts()
-    return of_config(config, parameters or None, sum(path.stat().st_size for path in weights) or None)
+    """Facts of a checked local base in the Hugging Face layout. Raises ModelError."""
+    parameters = sum(math.prod(tensor.shape) for tensor in model_folder.tensors(folder).values())
+    byte_count = sum(path.stat().st_size for path in model_folder.weight_files(folder))
+    return of_config(model_folder.read_json(folder / model_folder.CONFIG), parameters, byte_count)
 
 
 def of_hub(info: Any) -> BaseFacts:
@@ -42,13 +33,3 @@ def of_config(config: dict[str, Any], parameters: int | None, byte_count: int | 
         heads=config.get("num_attention_heads"),
         bytes=byte_count,
     )
-
-
-def _parameters(path: Path) -> int:
-    """How many numbers a safetensors file holds, from its header. Raises ValueError when it has none."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > MAX_HEADER:
-            raise ValueError(f"{path}: not a safetensors file")
-        header = json.loads(file.read(length))
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")

@@ -306,7 +306,7 @@ def _not_claimed(measured: Measured) -> list[str]:
         lines.insert(
             0,
             "The judge is a language model. It is not calibrated on human labels, may favour answers that resemble its "
-            "own, and may be misled by an answer. Answers that it left without a score are counted, and are in no mean.",
+            "own, and may be misled by an answer. Answers that it left without a score are counted and in no mean.",
         )
     if any(stratum == "" for _, stratum in measured.strata):
         lines.append(

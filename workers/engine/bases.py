@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -21,9 +20,9 @@ from transformers import (
 
 from jsm_queue.errors import ModelError
 from jsm_queue.kinds import BaseRef
-from workers.engine.folders import check_folder, stored_in_bfloat16, unpack_gguf
+from workers.engine.folders import as_model_error, check_folder, stored_in_bfloat16, unpack_gguf
 from workers.engine.packing import use_packing
-from workers.engine.prompts import ChatTemplate, chat_template
+from workers.engine.prompts import ChatTemplate, chat_template, check_tokenizer
 from workers.work import Device, Work
 
 log = logging.getLogger(__name__)
@@ -87,16 +86,13 @@ def base_folder(work: Work) -> Path:
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a base's folder. Raises ModelError."""
-    try:
+    with as_model_error("the base's tokenizer cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        _pass_on_trouble(error)
-        raise ModelError(
-            f"the base's tokenizer cannot be loaded ({error})", "Give a base model with a tokenizer.json"
-        ) from error
     # Some releases return False where the files name a class that is not installed.
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ModelError("the base has no tokenizer", "Give a base model with a tokenizer.json")
+    with as_model_error("the base's tokenizer reads no text"):  # some settings are not looked at before
+        tokenizer("?")
     return tokenizer
 
 
@@ -130,6 +126,7 @@ def _multiplies_bfloat16() -> bool:
 def _load(ref: BaseRef, folder: Path, device: Device, quantized: bool) -> Base:
     check_folder(folder)
     tokenizer = load_tokenizer(folder)
+    check_tokenizer(tokenizer)
     template = chat_template(tokenizer, ref.chat_template)
     log.info("loading %s on %s%s", ref.repo or "the base", device.name, " as NF4" if quantized else "")
     model = _load_model(folder, torch.device(device.name), quantized)
@@ -159,7 +156,7 @@ def _load_model(folder: Path, device: torch.device, quantized: bool) -> PreTrain
         )
     if cuda or quantized:
         options["device_map"] = {"": device}
-    try:
+    with as_model_error("the base model cannot be loaded"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
@@ -169,9 +166,6 @@ def _load_model(folder: Path, device: torch.device, quantized: bool) -> PreTrain
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        _pass_on_trouble(error)
-        raise ModelError(f"the base model cannot be loaded ({error})", "Choose another base or revision") from error
     model, info = loaded
     missing = sorted(info["missing_keys"]) + sorted(str(name) for name in info["mismatched_keys"])
     if missing:
@@ -181,12 +175,6 @@ def _load_model(folder: Path, device: torch.device, quantized: bool) -> PreTrain
         )
     use_packing(model)
     return model
-
-
-def _pass_on_trouble(error: Exception) -> None:
-    """Raises what the system said of this machine; what transformers says without an error number is the base's."""
-    if isinstance(error, OSError) and error.errno is not None:
-        raise error
 
 
 def _gguf_file(folder: Path) -> Path:

@@ -10,7 +10,8 @@ import numpy as np
 from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, LlamaFileType, RopeScalingType
 from transformers import AutoConfig
 
-from jsm_queue.errors import ModelError
+from jsm_queue.errors import ModelUnsupportedError
+from workers.engine.folders import as_model_error
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,13 @@ class ModelShape:
 
 def read_shape(folder: Path) -> ModelShape:
     """The shape of the model in a transformers folder. Raises ModelError where the export does not cover it."""
-    try:
+    with as_model_error("the base's config.json is not usable"):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"the base's config.json is not usable ({error})", "Check the base's files") from error
     names = config.architectures or []
     known = next((ARCHITECTURES[name] for name in names if name in ARCHITECTURES), None)
     if known is None:
         what = ", ".join(names) or "a config that names no architecture"
-        raise ModelError(f"no GGUF export for {what}", f"Supported are {', '.join(sorted(ARCHITECTURES))}")
+        raise ModelUnsupportedError(f"no GGUF export for {what}", f"Supported are {', '.join(sorted(ARCHITECTURES))}")
     _refuse_unsupported(config)
     heads = config.num_attention_heads
     return ModelShape(
@@ -88,12 +87,14 @@ def read_shape(folder: Path) -> ModelShape:
 
 def _refuse_unsupported(config: Any) -> None:
     if getattr(config, "quantization_config", None):
-        raise ModelError("the base's weights are already quantized", "Use the base's original safetensors")
+        raise ModelUnsupportedError("the base's weights are already quantized", "Use the base's original safetensors")
     if config.hidden_act != "silu":
-        raise ModelError(f"no GGUF export for the activation {config.hidden_act!r}", "Use a base with silu")
+        raise ModelUnsupportedError(f"no GGUF export for the activation {config.hidden_act!r}", "Use a base with silu")
     kind = config.rope_parameters.get("rope_type", "default")
     if kind not in ("default", "linear", "llama3"):
-        raise ModelError(f"no GGUF export for rotary scaling {kind!r}", "Use a base with default, linear or llama3")
+        raise ModelUnsupportedError(
+            f"no GGUF export for rotary scaling {kind!r}", "Use a base with default, linear or llama3"
+        )
 
 
 def write_shape(writer: GGUFWriter, shape: ModelShape) -> None:

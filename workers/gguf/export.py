@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from gguf import GGUFWriter, TensorNameMap, get_tensor_name_map
 
-from jsm_queue.errors import ModelError
+from jsm_queue.errors import ModelDamagedError, ModelUnsupportedError
 from workers.engine.folders import check_folder
 from workers.gguf import tensors
 from workers.gguf.architecture import ModelShape, read_shape, rope_factors, write_shape
@@ -71,8 +72,20 @@ def plan_tensors(weights: tensors.Weights, shape: ModelShape, lora: tensors.Adap
     if rope_factors(shape) is not None:
         plan.append(Planned("rope_freqs.weight", (shape.head_dim // 2,), np.float32, None))
     if lost := set(lora.pairs) - {planned.source for planned in plan}:
-        raise ModelError(f"the adapter changes {min(lost)}, which the GGUF does not hold", "Train without that module")
+        raise ModelUnsupportedError(
+            f"the adapter changes {min(lost)}, which the GGUF does not hold", "Train without that module"
+        )
+    for planned in plan:
+        _require_fit(planned, lora.pairs.get(planned.source or ""))
     return sorted(plan, key=lambda planned: planned.name)
+
+
+def _require_fit(planned: Planned, pair: tuple[torch.Tensor, torch.Tensor] | None) -> None:
+    """Raises ModelDamagedError for LoRA matrices of another base: A is (r, in), B (out, r)."""
+    if pair and (pair[1].shape[0], pair[0].shape[1], pair[1].shape[1]) != (*planned.shape, pair[0].shape[0]):
+        raise ModelDamagedError(
+            f"the adapter's {planned.source} does not fit this base", "Use the base that it was trained on"
+        )
 
 
 def _sources(weights: tensors.Weights, shape: ModelShape) -> Iterator[str]:
@@ -85,7 +98,7 @@ def _sources(weights: tensors.Weights, shape: ModelShape) -> Iterator[str]:
 def _planned(source: str, shape: tuple[int, ...], names: TensorNameMap) -> Planned:
     name = names.get_name(source, try_suffixes=(".weight", ".bias"))
     if name is None:
-        raise ModelError(
+        raise ModelUnsupportedError(
             f"the base holds a tensor {source} that its architecture does not have", "Use the original model"
         )
     return Planned(name, shape, np.float32 if len(shape) == 1 else np.float16, source)
@@ -121,7 +134,9 @@ def _data(planned: Planned, weights: tensors.Weights, shape: ModelShape, lora: t
     else:
         data = tensors.f16(weight, lora.pairs.get(planned.source), lora.scale)
     if not np.isfinite(data).all():
-        raise ModelError(f"{planned.source} holds values beyond F16's 65 504", "This base cannot be exported as F16")
+        raise ModelUnsupportedError(
+            f"{planned.source} holds values beyond F16's 65 504", "This base cannot be exported as F16"
+        )
     heads = _rotated_heads(planned.source, shape)
     return tensors.interleave(data, heads) if heads else data
 

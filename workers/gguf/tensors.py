@@ -1,6 +1,5 @@
 """Weights on their way from safetensors to GGUF: one tensor at a time, the LoRA adapter merged as they pass."""
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from jsm_queue.errors import ModelError
+from jsm_queue.errors import ModelDamagedError, ModelUnsupportedError
+from jsm_queue.kinds import ROLE_FILES
+from jsm_queue.modelfiles.folder import read_json, weight_files
+from workers.engine.folders import as_model_error, tensor_types
 
 ROWS = 4096
 """Rows merged at once: bounds the working memory to a few hundred MB for the widest 8B projections."""
@@ -43,22 +45,11 @@ def open_weights(folder: Path) -> Iterator[Weights]:
     """Opens a checked folder's safetensors files; nothing is read before it is asked for. Raises ModelError."""
     with ExitStack() as stack:
         shards: dict[str, Any] = {}
-        for path in _weight_files(folder):
-            try:
+        for path in weight_files(folder):
+            with as_model_error(f"{path.name} cannot be read"):
                 shard = stack.enter_context(safe_open(path, framework="pt"))
-            except (SafetensorError, OSError) as error:
-                raise ModelError(f"{path.name} cannot be read ({error})", "Get the base's files again") from error
             shards.update(dict.fromkeys(shard.keys(), shard))
         yield Weights(shards)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """Those that transformers reads: some folders hold the weights a second time under other names."""
-    single = folder / "model.safetensors"
-    if single.is_file():
-        return [single]
-    index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
-    return [folder / name for name in sorted(set(index["weight_map"].values()))]
 
 
 @dataclass(frozen=True)
@@ -74,23 +65,37 @@ NO_ADAPTER = Adapter({}, 0.0)
 
 def read_adapter(folder: Path) -> Adapter:
     """The adapter in a PEFT folder. Raises ModelError for anything but plain LoRA on linear layers."""
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / ROLE_FILES["adapter_config"])
     extras = [key for key in NOT_PLAIN if config.get(key)]
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or extras:
-        raise ModelError(
+        raise ModelUnsupportedError(
             f"the adapter is not plain LoRA ({', '.join(extras) or 'type or bias'})", "Train it without these"
         )
-    root = math.sqrt(config["r"]) if config.get("use_rslora") else config["r"]
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+    scale = _scale(config)
+    tensor_types(folder / ROLE_FILES["adapter_model"])
+    with safe_open(folder / ROLE_FILES["adapter_model"], framework="pt") as file:
         tensors = {name.removeprefix(ADAPTER_PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     modules = {name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")}
-    pairs = {
-        f"{module}.weight": (tensors.pop(f"{module}.lora_A.weight"), tensors.pop(f"{module}.lora_B.weight"))
-        for module in sorted(modules)
-    }
+    pairs = {}
+    for module in sorted(modules):
+        pair = [tensors.pop(f"{module}.lora_{side}.weight", None) for side in "AB"]
+        if pair[0] is None or pair[1] is None:
+            raise ModelDamagedError(f"the adapter holds one matrix alone of {module}")
+        pairs[f"{module}.weight"] = (pair[0], pair[1])
     if tensors:
-        raise ModelError(f"the adapter holds {min(tensors)}, which is no LoRA matrix", "Train it on linear layers only")
-    return Adapter(pairs, config["lora_alpha"] / root)
+        raise ModelUnsupportedError(
+            f"the adapter holds {min(tensors)}, which is no LoRA matrix", "Train it on linear layers only"
+        )
+    return Adapter(pairs, scale)
+
+
+def _scale(config: dict[str, Any]) -> float:
+    r, alpha = config.get("r"), config.get("lora_alpha")
+    if type(r) is not int or r < 1 or not isinstance(alpha, int | float):
+        raise ModelDamagedError(
+            f"adapter_config.json: r is {r!r} and lora_alpha {alpha!r}", "Give a LoRA adapter of PEFT"
+        )
+    return alpha / (math.sqrt(r) if config.get("use_rslora") else r)
 
 
 def f16(weight: torch.Tensor, pair: tuple[torch.Tensor, torch.Tensor] | None, scale: float) -> np.ndarray:

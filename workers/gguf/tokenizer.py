@@ -12,7 +12,8 @@ from typing import Any
 from gguf import GGUFWriter, TokenType
 from transformers import PreTrainedTokenizerBase
 
-from jsm_queue.errors import ModelError
+from jsm_queue.data.examples import Example
+from jsm_queue.errors import ModelDamagedError, ModelUnsupportedError
 from workers.engine import prompts
 from workers.engine.bases import load_tokenizer
 
@@ -52,7 +53,7 @@ def read_vocabulary(folder: Path, size: int, chat_template: str | None) -> Vocab
     tokenizer = load_tokenizer(folder)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise ModelError("the base has no tokenizer.json", "Save it with a fast tokenizer")
+        raise ModelUnsupportedError("the base has no tokenizer.json", "Save it with a fast tokenizer")
     spec = json.loads(backend.to_str())
     vocabulary = _bpe(spec) if _byte_level(spec) else _byte_fallback(spec)
     template = chat_template or _own_template(tokenizer)
@@ -87,7 +88,9 @@ def pre_type(pre_tokenizer: dict[str, Any] | None, ignore_merges: bool) -> str:
     name = PRE_TYPES.get((rule, ignore_merges))
     if name is None:
         known = ", ".join(sorted(PRE_TYPES.values()))
-        raise ModelError(f"the base's pre-tokenizer is unknown to the GGUF export: {rule}", f"Known are {known}")
+        raise ModelUnsupportedError(
+            f"the base's pre-tokenizer is unknown to the GGUF export: {rule}", f"Known are {known}"
+        )
     return name
 
 
@@ -112,7 +115,9 @@ def _level(step: dict[str, Any], use_regex: bool) -> bool:
 def _byte_level(spec: dict[str, Any]) -> bool:
     model = spec["model"]
     if model["type"] != "BPE":
-        raise ModelError(f"no GGUF export for a {model['type']} vocabulary", "Use a base with a BPE tokenizer")
+        raise ModelUnsupportedError(
+            f"no GGUF export for a {model['type']} vocabulary", "Use a base with a BPE tokenizer"
+        )
     return not model.get("byte_fallback")
 
 
@@ -120,7 +125,9 @@ def _bpe(spec: dict[str, Any]) -> Vocabulary:
     normalizer = spec.get("normalizer")
     if normalizer and normalizer["type"] != "NFC":
         # llama.cpp normalizes nothing; NFC text, which is what people type, passes unchanged.
-        raise ModelError(f"llama.cpp cannot apply the tokenizer's normalizer {normalizer['type']}", "Use another base")
+        raise ModelUnsupportedError(
+            f"llama.cpp cannot apply the tokenizer's normalizer {normalizer['type']}", "Use another base"
+        )
     pre = pre_type(spec.get("pre_tokenizer"), bool(spec["model"].get("ignore_merges")))
     tokens, types = _tokens(spec)
     return Vocabulary("gpt2", pre, tokens, types, merges=[_merge_text(merge) for merge in spec["model"]["merges"]])
@@ -162,7 +169,9 @@ def _tokens(spec: dict[str, Any]) -> tuple[list[str], list[int]]:
 def _padded(vocabulary: Vocabulary, size: int) -> Vocabulary:
     have = len(vocabulary.tokens)
     if have > size:
-        raise ModelError(f"the tokenizer knows {have} tokens and the model {size}", "Resize the model's embedding")
+        raise ModelDamagedError(
+            f"the tokenizer knows {have} tokens and the model {size}", "Resize the model's embedding"
+        )
     return replace(
         vocabulary,
         tokens=vocabulary.tokens + [f"[UNUSED_{index}]" for index in range(have, size)],
@@ -173,11 +182,11 @@ def _padded(vocabulary: Vocabulary, size: int) -> Vocabulary:
 
 def _special_ids(tokenizer: PreTrainedTokenizerBase, template: str | None) -> dict[str, int]:
     """bos, eos, unk and pad as the tokenizer says; eot: the token that ends an answer in the chat template."""
+    prompts.check_tokenizer(tokenizer)
     ids = {name: getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "unk", "pad")}
-    if ids["eos"] is None:
-        raise ModelError("the base's tokenizer has no end token", "Set eos_token in its tokenizer_config.json")
     if template:
-        ids["eot"] = prompts.encode(tokenizer, prompts.chat_template(tokenizer, template), "?", "?", None).ids[-1]
+        example = Example(id="?", question="?", answer="?")
+        ids["eot"] = prompts.encode(tokenizer, prompts.chat_template(tokenizer, template), example, None).ids[-1]
     return {name: token for name, token in ids.items() if token is not None}
 
 

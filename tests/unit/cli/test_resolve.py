@@ -11,6 +11,8 @@ from jsm_queue.canonical import file_hash
 from jsm_queue.cli import resolve
 from jsm_queue.errors import DataError, ModelError
 from jsm_queue.spec import StudySpec, parse_spec
+from tests import gguf_files
+from tests.pairs import pair_lines
 
 
 def spec(base: dict[str, Any], **data: Any) -> StudySpec:
@@ -26,9 +28,11 @@ def spec(base: dict[str, Any], **data: Any) -> StudySpec:
 
 def write_model(folder: Path) -> None:
     folder.mkdir()
-    (folder / "config.json").write_text(
-        json.dumps({"model_type": "qwen2", "num_attention_heads": 8, "num_key_value_heads": 2}), encoding="utf-8"
-    )
+    config = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 2}
+    (folder / "config.json").write_text(json.dumps(config | heads), encoding="utf-8")
+    (folder / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": {"a": 0}}}', encoding="utf-8")
+    (folder / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
     header = json.dumps({"__metadata__": {}, "w": {"dtype": "F16", "shape": [3, 4], "data_offsets": [0, 24]}}).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(24))
     (folder / "README.md").write_text("a card", encoding="utf-8")
@@ -36,7 +40,7 @@ def write_model(folder: Path) -> None:
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    (tmp_path / "data.jsonl").write_text("{}\n", encoding="utf-8")
+    (tmp_path / "data.jsonl").write_text(pair_lines(240), encoding="utf-8")
     write_model(tmp_path / "model")
     return tmp_path
 
@@ -44,7 +48,9 @@ def study(tmp_path: Path) -> Path:
 def test_a_local_base_is_its_files(study: Path) -> None:
     found = resolve.resolve(spec({}), study)
     assert found.inputs.bases["b"].form == "folder"
-    assert sorted(found.inputs.bases["b"].files) == ["config.json", "model.safetensors"]
+    assert sorted(found.inputs.bases["b"].files) == [
+        *("chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json")
+    ]
     assert found.inputs.source.sha == file_hash(study / "data.jsonl")
     assert set(found.files) == {found.inputs.source.sha, *found.inputs.bases["b"].files.values()}
 
@@ -53,7 +59,7 @@ def test_the_model_card_does_not_change_the_study(study: Path) -> None:
     before = resolve.resolve(spec({}), study).inputs
     (study / "model" / "README.md").write_text("another card", encoding="utf-8")
     assert resolve.resolve(spec({}), study).inputs == before
-    (study / "model" / "config.json").write_text("{}", encoding="utf-8")
+    (study / "model" / "generation_config.json").write_text("{}", encoding="utf-8")
     assert resolve.resolve(spec({}), study).inputs != before
 
 
@@ -63,7 +69,7 @@ def test_facts_of_a_base_are_read_from_its_files(study: Path) -> None:
 
 
 def test_a_gguf_file(study: Path) -> None:
-    (study / "m.gguf").write_bytes(b"GGUF")
+    gguf_files.write(study / "m.gguf")
     base = resolve.resolve(spec({"source": "m.gguf"}), study).inputs.bases["b"]
     assert (base.form, list(base.files)) == ("gguf", ["m.gguf"])
 
@@ -72,7 +78,7 @@ def test_a_file_inside_an_installed_package(study: Path, monkeypatch: pytest.Mon
     package = study / "somewhere" / "a_package"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
-    (package / "m.gguf").write_bytes(b"GGUF")
+    gguf_files.write(package / "m.gguf")
     monkeypatch.syspath_prepend(str(study / "somewhere"))
     found = resolve.resolve(spec({"source": "package:a_package/m.gguf"}), study)
     assert list(found.files.values())[-1] == package / "m.gguf"
@@ -112,7 +118,7 @@ def test_data_of_a_form_that_is_not_read_are_refused(study: Path, name: str) -> 
 
 
 def test_a_suffix_may_be_in_capitals(study: Path) -> None:
-    (study / "DATA.JSONL").write_text("{}\n", encoding="utf-8")
+    (study / "DATA.JSONL").write_text(pair_lines(240), encoding="utf-8")
     assert resolve.resolve(spec({}, source="DATA.JSONL"), study).inputs.source.suffix == ".jsonl"
 
 

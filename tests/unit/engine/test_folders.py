@@ -47,8 +47,8 @@ def index_a_missing_file(folder: Path) -> None:
     [
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (truncate("config.json", 40), "not valid JSON"),
-        (edit(model_type="own", auto_map={"AutoModel": "own.Model"}), "'own' and brings Python code of its own"),
-        (edit(model_type="vit"), "does not generate text"),
+        (edit(model_type="own", auto_map={"AutoModel": "own.Model"}), "'own'\\) needs Python code of its own"),
+        (edit(model_type="vit"), "'vit'\\) is not covered"),
         (edit(quantization_config={"quant_method": "gptq"}), "quantized already"),
         (pickle_weights, r"pickled \(pytorch_model.bin\)"),
         (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors"),
