@@ -118,12 +118,15 @@ def _byte_level(spec: dict[str, Any]) -> bool:
         raise ModelUnsupportedError(
             f"no GGUF export for a {model['type']} vocabulary", "Use a base with a BPE tokenizer"
         )
-    return not model.get("byte_fallback")
+    # Some versions of transformers set byte_fallback for what they read from a GGUF, byte-level or not.
+    pre_tokenizer = spec.get("pre_tokenizer") or {}
+    steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    return any(step.get("type") == "ByteLevel" for step in steps) or not model.get("byte_fallback")
 
 
 def _bpe(spec: dict[str, Any]) -> Vocabulary:
     normalizer = spec.get("normalizer")
-    if normalizer and normalizer["type"] != "NFC":
+    if normalizer and normalizer["type"] != "NFC" and normalizer.get("normalizers") != []:
         # llama.cpp normalizes nothing; NFC text, which is what people type, passes unchanged.
         raise ModelUnsupportedError(
             f"llama.cpp cannot apply the tokenizer's normalizer {normalizer['type']}", "Use another base"

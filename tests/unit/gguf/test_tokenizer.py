@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,16 @@ def test_a_normalizer_that_llama_cpp_lacks_is_refused(llama_base: Path, tmp_path
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="normalizer"):
         read_vocabulary(tmp_path, tiny.VOCAB, None)
+
+
+def test_a_byte_level_vocabulary_is_one_also_where_a_byte_fallback_is_said(llama_base: Path, tmp_path: Path) -> None:
+    """As transformers 5.17 reads the tokenizer of a Llama GGUF: llama.cpp aborted on what became of it."""
+    folder = shutil.copytree(llama_base, tmp_path / "base")
+    spec = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    spec["model"]["byte_fallback"] = True
+    spec["normalizer"] = {"type": "Sequence", "normalizers": []}
+    (folder / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+    assert read_vocabulary(folder, tiny.VOCAB, None) == read_vocabulary(llama_base, tiny.VOCAB, None)
 
 
 def test_a_unigram_vocabulary_is_refused(tmp_path: Path) -> None:

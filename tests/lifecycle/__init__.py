@@ -1,0 +1,1 @@
+"""The lifecycle against a reference model, under concurrent claimants, and with bugs planted in it."""
