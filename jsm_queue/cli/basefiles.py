@@ -67,7 +67,7 @@ def check_targets(base: BaseSpec, targets: str | list[str], folder: Path) -> Non
         return
     path = _local(base, folder)
     known = model_folder.tensors(path) if path is not None and path.is_dir() else None
-    shapes = known and {name: tensor.shape for name, tensor in known.items()}
+    shapes = None if known is None else {name: tensor.shape for name, tensor in known.items()}
     with located(f"bases.{base.name}"):
         module_names.check(targets, shapes)
 

@@ -236,9 +236,7 @@ def doctor(json: Json = False) -> None:
 
 @app.command()
 def backup(
-    folder: Annotated[
-        Path, typer.Argument(help="where backups are kept; a later one adds what is new", metavar="DIR")
-    ],
+    folder: Annotated[Path, typer.Argument(help="where backups are kept; a later one adds what is new", metavar="DIR")],
     json: Json = False,
 ) -> None:
     """Write the store and its artifacts into a folder, also while the pool runs. Needs no running api."""

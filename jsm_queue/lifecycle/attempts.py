@@ -6,7 +6,6 @@ from sqlalchemy import CursorResult, func, update
 from sqlmodel import Session, col, select
 
 from jsm_queue import protocol
-from jsm_queue.crashpoints import reach
 from jsm_queue.errors import ConflictError, EpochError, GoneError
 from jsm_queue.kinds import KINDS
 from jsm_queue.lifecycle.files import require_whole
@@ -48,7 +47,6 @@ def offer(session: Session, choice: Offer, run_id: str, attempt_id: str, now: fl
     session.add(attempt)
     session.flush()
     log(session, now, "attempt offered", job=choice.job, attempt=attempt_id, worker=choice.worker)
-    reach("offer_commit")
     return True
 
 
@@ -65,6 +63,7 @@ def _end_suspect(session: Session, job_id: str, now: float) -> None:
     suspects = select(t.Attempt).where(t.Attempt.job == job_id, t.Attempt.state == "suspect")
     for suspect in session.exec(suspects).all():
         end_attempt(session, suspect, "lost", "its worker's lease expired, and another takes over", "", now)
+        bump_control(session)
 
 
 def claim(
@@ -84,7 +83,6 @@ def claim(
     for attempt in attempts:
         attempt.state, attempt.started_at = "running", now
         log(session, now, "attempt running", job=attempt.job, attempt=attempt.id, worker=worker.id)
-    reach("claim_commit")
     return run, attempts
 
 
@@ -94,7 +92,8 @@ def deliverable(session: Session, attempt_id: str) -> bool:
     if attempt is None:
         return False
     done = session.get_one(t.Job, attempt.job).state == "done"
-    return not done and (attempt.state in t.LIVE or attempt.reason in ("lost", "cancelled"))
+    held = attempt.state in ("running", "delivering", "suspect")  # who never claimed it cannot have a result
+    return not done and (held or attempt.reason in ("lost", "cancelled"))
 
 
 def accept(session: Session, attempt_id: str, worker_id: str, result: protocol.ResultRequest, now: float) -> bool:
@@ -129,7 +128,6 @@ def accept(session: Session, attempt_id: str, worker_id: str, result: protocol.R
     set_job(session, job, "done", now)
     log(session, now, "attempt accepted", job=job.id, attempt=attempt_id, worker=worker_id)
     wake_dependents(session, job.id, now)
-    reach("accept_commit")
     return True
 
 
@@ -253,7 +251,7 @@ def _charge(session: Session, job: t.Job, attempt: t.Attempt, reason: str) -> No
         return
     job.ooms += reason == "oom"
     if reason in CHARGING:
-        job.charges += 1
+        job.charges, job.charged = job.charges + 1, [*(job.charged or []), attempt.worker]
         if job.position <= attempt.began_at:  # the checkpoint that it began from may be what breaks it
             job.checkpoint, job.position = job.checkpoint_prev, job.position_prev
             job.checkpoint_prev, job.position_prev = None, 0
@@ -279,8 +277,7 @@ def _given_up(session: Session, job: t.Job, reason: str, message: str, now: floa
 
 def _charged_widely(session: Session, job: t.Job, now: float) -> bool:
     """On two workers, or on every live one that may run it."""
-    charged = select(t.Attempt.worker).where(t.Attempt.job == job.id, col(t.Attempt.reason).in_(CHARGING)).distinct()
-    live = session.exec(select(t.Worker.hardware).where(t.Worker.lease_until > now)).all()
-    needed = job.params.get("hardware")
-    capable = [hardware for hardware in live if needed in (None, (hardware or {}).get("hardware_class"))]
-    return len(session.exec(charged).all()) >= min(2, len(capable))
+    charged, needed = set(job.charged or []), job.params.get("hardware")
+    live = session.exec(select(t.Worker).where(t.Worker.lease_until > now)).all()
+    capable = {worker.id for worker in live if needed in (None, (worker.hardware or {}).get("hardware_class"))}
+    return len(charged) >= 2 or capable <= charged

@@ -6,15 +6,20 @@ from sqlmodel import Session, col, select
 from jsm_queue.errors import ConflictError
 from jsm_queue.store import queries
 from jsm_queue.store import tables as t
-from jsm_queue.store.database import insert_or_ignore
 from jsm_queue.store.events import log
 
 
 def know(session: Session, sha: str, size: int, now: float) -> None:
     """A file is whole and verified; one that was doomed is not any more."""
-    if not insert_or_ignore(session, t.Artifact(sha=sha, size=size, created_at=now, touched_at=now)):
-        touch(session, [sha], now)
-        session.connection().execute(update(t.Artifact).where(col(t.Artifact.sha) == sha).values(state="whole"))
+    known = session.get(t.Artifact, sha)
+    if known is None:
+        session.add(t.Artifact(sha=sha, size=size, created_at=now, touched_at=now))
+        session.flush()
+        return
+    known.touched_at = now
+    if known.state == "doomed":
+        known.state = "whole"
+        log(session, now, "artifact whole", data={"sha": sha})
 
 
 def touch(session: Session, shas: list[str], now: float) -> None:

@@ -13,18 +13,17 @@ from jsm_queue.store.events import log
 DEAD = ("failed", "quarantined", "skipped")
 
 
-def add_job(session: Session, job: JobDraft, now: float) -> None:
-    needs = [session.get_one(t.Job, need) for need in job.needs.values()]
+def add_job(session: Session, job: JobDraft, needs: Sequence[t.Job], now: float) -> t.Job:
     state = "waiting"
     if all(need.state == "done" for need in needs):
         state = "ready"
     elif any(need.state in DEAD for need in needs):
         state = "skipped"
-    session.add(t.Job(id=job.id, kind=job.kind, params=job.params, state=state, created_at=now))
-    session.flush()
+    row = t.Job(id=job.id, kind=job.kind, params=job.params, state=state, created_at=now)
+    session.add(row)
     session.add_all(t.JobNeed(job=job.id, name=name, needs=need) for name, need in job.needs.items())
-    session.flush()
     log(session, now, f"job {state}", job=job.id)
+    return row
 
 
 def set_job(session: Session, job: t.Job, state: str, now: float) -> None:
@@ -86,9 +85,24 @@ def revive(session: Session, jobs: Sequence[t.Job], now: float) -> None:
     """failed | quarantined → ready, what was skipped for them → waiting: a study lists them anew, or goes on."""
     for job in jobs:
         if job.state in ("failed", "quarantined"):
-            job.charges, job.losses, job.ooms, job.error, job.ended_at = 0, 0, 0, None, None
+            job.charges, job.charged, job.losses, job.ooms = 0, None, 0, 0
+            job.error, job.ended_at = None, None
+            _drop_collected(session, job)
             set_job(session, job, "ready", now)
             _unskip(session, job.id, now)
+
+
+def _drop_collected(session: Session, job: t.Job) -> None:
+    """Checkpoints of a job that was given up may be gone."""
+    both = ((job.checkpoint, job.position), (job.checkpoint_prev, job.position_prev))
+    kept = [(sha, position) for sha, position in both if sha and _whole(session, sha)]
+    newest, older = [*kept, (None, 0), (None, 0)][:2]
+    (job.checkpoint, job.position), (job.checkpoint_prev, job.position_prev) = newest, older
+
+
+def _whole(session: Session, sha: str) -> bool:
+    artifact = session.get(t.Artifact, sha)
+    return artifact is not None and artifact.state == "whole"
 
 
 def _unskip(session: Session, job_id: str, now: float) -> None:

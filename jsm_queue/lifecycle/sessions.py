@@ -32,11 +32,10 @@ def hello(session: Session, worker: t.Worker, request: protocol.HelloRequest, le
     held = set(request.undelivered)
     live = select(t.Attempt).where(t.Attempt.worker == worker.id, col(t.Attempt.state).in_(t.LIVE))
     for attempt in session.exec(live).all():
-        if attempt.id in held:
-            revive_suspect(session, attempt, "delivering", now)
-            attempt.state = "delivering"
-        elif attempt.state == "offered":
+        if attempt.state == "offered":
             end_attempt(session, attempt, "unclaimed", "its worker started anew", "", now)
+        elif attempt.id in held:
+            _delivering(session, attempt, now)
         else:
             end_attempt(session, attempt, "lost", "its worker started anew", "", now)
     open_runs = update(t.Run).where(col(t.Run.worker) == worker.id, col(t.Run.state) != "closed").values(state="closed")
@@ -80,9 +79,16 @@ def _note(session: Session, worker: t.Worker, seen: protocol.AttemptReport, now:
         return
     attempt.position, attempt.total, attempt.metrics = seen.position, seen.total, dict(seen.metrics)
     revive_suspect(session, attempt, seen.phase, now)
-    if seen.phase == "delivering" and attempt.state == "running":
+    if seen.phase == "delivering":
+        _delivering(session, attempt, now)
+
+
+def _delivering(session: Session, attempt: t.Attempt, now: float) -> None:
+    """running | suspect → delivering: its result is whole on the worker's disk."""
+    revive_suspect(session, attempt, "delivering", now)
+    if attempt.state == "running":
         attempt.state = "delivering"
-        log(session, now, "attempt delivering", job=attempt.job, attempt=attempt.id, worker=worker.id)
+        log(session, now, "attempt delivering", job=attempt.job, attempt=attempt.id, worker=attempt.worker)
 
 
 def _end_forgotten(session: Session, worker: t.Worker, held: set[str], now: float) -> None:

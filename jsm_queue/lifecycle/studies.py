@@ -1,14 +1,14 @@
 """A study's states, what it wants, and its verdicts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import func, update
+from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from jsm_queue.canonical import content_hash
 from jsm_queue.lifecycle.jobs import DEAD, add_job, bump_control, revive
-from jsm_queue.planner import Wanted
+from jsm_queue.planner import TERMINAL, Wanted
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import insert_or_ignore
 from jsm_queue.store.events import log
@@ -71,31 +71,60 @@ def retry_study(session: Session, study: t.Study, now: float) -> int:
 
 
 def end_study(session: Session, study_id: str, now: float) -> None:
-    """running → ended: all its stages are decided and all its jobs terminal."""
-    changed = session.connection().execute(
-        update(t.Study)
-        .where(col(t.Study.id) == study_id, col(t.Study.state) == "running")
-        .values(state="ended", ended_at=now)
-    )
-    if changed.rowcount:
+    """running → ended: all its stages are decided and all its jobs terminal. A job that was brought back keeps it."""
+    study = session.get_one(t.Study, study_id)
+    if study.state == "running" and not _has_work(session, study_id):
+        study.state, study.ended_at = "ended", now
         log(session, now, "study ended", study=study_id)
 
 
-def list_jobs(session: Session, study_id: str, wanted: Iterable[Wanted], now: float) -> int:
-    """Add the jobs that the study wants and does not list yet. Returns how many of its listings are new."""
-    listed = 0
+def _has_work(session: Session, study_id: str) -> bool:
+    open_jobs = (
+        select(func.count())
+        .select_from(t.StudyJob)
+        .join(t.Job, col(t.Job.id) == col(t.StudyJob.job))
+        .where(t.StudyJob.study == study_id, col(t.Job.state).not_in(list(TERMINAL)))
+    )
+    return session.exec(open_jobs).one() > 0
+
+
+def list_jobs(session: Session, study_id: str, wanted: Sequence[Wanted], now: float) -> int:
+    """Add the jobs that the study wants and does not list yet, after those that they need.
+
+    Returns how many of its listings are new.
+    """
+    known = _known_jobs(session, wanted)
+    listed = _listed(session, study_id, known)
+    own, before = {job for job, *_ in listed}, len(listed)
     for item in wanted:
-        known = session.get(t.Job, item.job.id)
-        if known is None:
-            add_job(session, item.job, now)
-        elif _lists(session, study_id, item.job.id):
-            known = None  # what became of it is this study's own doing
-        elif known.state in DEAD:
-            revive(session, [known], now)
-        listed += insert_or_ignore(
-            session, _listing(study_id, item, reused=known is not None and known.state == "done")
-        )
-    return listed
+        job, reused = known.get(item.job.id), False
+        if job is None:
+            known[item.job.id] = add_job(session, item.job, [known[need] for need in item.job.needs.values()], now)
+        elif item.job.id not in own:  # else what became of it is this study's own doing
+            reused = job.state == "done"
+            if job.state in DEAD:
+                revive(session, [job], now)
+            if job.state == "active":
+                bump_control(session)  # it may have been unwanted
+        listing = (item.job.id, item.stage, item.cell.label if item.cell else "")
+        if listing not in listed:
+            session.add(_listing(study_id, item, reused))
+            listed.add(listing)
+            own.add(item.job.id)
+    session.flush()
+    return len(listed) - before
+
+
+def _known_jobs(session: Session, wanted: Sequence[Wanted]) -> dict[str, t.Job]:
+    """Those of the wanted jobs, and of what they need, that are there already."""
+    ids = {item.job.id for item in wanted} | {need for item in wanted for need in item.job.needs.values()}
+    return {job.id: job for job in session.exec(select(t.Job).where(col(t.Job.id).in_(list(ids))))}
+
+
+def _listed(session: Session, study_id: str, jobs: Iterable[str]) -> set[tuple[str, str, str]]:
+    """(job, stage, cell) of the study's listings of those jobs."""
+    query = select(t.StudyJob.job, t.StudyJob.stage, t.StudyJob.cell)
+    return set(session.exec(query.where(t.StudyJob.study == study_id, col(t.StudyJob.job).in_(list(jobs)))).all())
 
 
 def _listing(study_id: str, item: Wanted, reused: bool) -> t.StudyJob:
@@ -123,8 +152,3 @@ def write_verdict(session: Session, study_id: str, stage: str, verdict: Verdict,
 def _jobs_of(session: Session, study_id: str) -> list[t.Job]:
     query = select(t.Job).where(col(t.Job.id).in_(select(t.StudyJob.job).where(t.StudyJob.study == study_id)))
     return list(session.exec(query.order_by(col(t.Job.created_at))))
-
-
-def _lists(session: Session, study_id: str, job_id: str) -> bool:
-    query = select(func.count()).select_from(t.StudyJob).where(t.StudyJob.study == study_id, t.StudyJob.job == job_id)
-    return session.exec(query).one() > 0

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, literal, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session, SQLModel
@@ -137,5 +137,6 @@ def insert_or_ignore(session: Session, row: SQLModel) -> bool:
         from sqlalchemy.dialects.postgresql import insert
     else:
         from sqlalchemy.dialects.sqlite import insert
-    statement = insert(table).values(row.model_dump()).on_conflict_do_nothing()
-    return session.connection().execute(statement).rowcount == 1
+    # RETURNING, because Postgres' driver does not keep an INSERT's count of rows.
+    statement = insert(table).values(row.model_dump()).on_conflict_do_nothing().returning(literal(1))
+    return session.connection().execute(statement).first() is not None

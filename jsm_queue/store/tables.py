@@ -67,9 +67,9 @@ class VerdictRow(SQLModel, table=True):
 class Job(SQLModel, table=True):
     """One unit of work. state: waiting | ready | active | done | failed | quarantined | skipped.
 
-    `charges`: attempts that crashed or stalled; `losses`: lost ones in a row without a new checkpoint; `ooms`: those
-    that ran out of memory. `checkpoint`, `position`: the newest checkpoint and where it stands, `…_prev`: the one
-    before it. `solo`: it was in a fused run that failed, and runs alone from now on.
+    `charges`: attempts that crashed or stalled, on the workers `charged`; `losses`: lost ones in a row without a new
+    checkpoint; `ooms`: those that ran out of memory. `checkpoint`, `position`: the newest checkpoint and where it
+    stands, `…_prev`: the one before it. `solo`: it was in a fused run that failed, and runs alone from now on.
     """
 
     id: str = Field(primary_key=True)
@@ -78,6 +78,7 @@ class Job(SQLModel, table=True):
     state: str
     accepted_attempt: str | None = None
     charges: int = 0
+    charged: list[str] | None = _json(nullable=True)
     losses: int = 0
     ooms: int = 0
     solo: bool = False

@@ -12,7 +12,6 @@ from tests.lifecycle.rows import (
     DISK_PAUSE_S,
     GAP_S,
     HELD,
-    KNOWN,
     LEASE_S,
     LIVE,
     OFFER_S,
@@ -133,8 +132,7 @@ class Model:
         job = self.jobs[name]
         if job.state in ("failed", "quarantined"):
             job.charged, job.losses, job.ooms = [], 0, 0
-            if "a collected checkpoint" not in KNOWN:
-                job.checkpoints = [(sha, at) for sha, at in job.checkpoints if self._whole(sha)]
+            job.checkpoints = [(sha, at) for sha, at in job.checkpoints if self._whole(sha)]
             self._set_job(name, "ready")
 
     # ---- runs and attempts ----
@@ -247,13 +245,8 @@ class Model:
     def _kills_workers(self, name: str, now: float) -> bool:
         """Three charges, on two workers or on every live one."""
         charged = set(self.jobs[name].charged)
-        if "charges from before a retry" in KNOWN:
-            charged = {a.worker for a in self.attempts.values() if a.job == name and a.reason in ("crashed", "stalled")}
         live = {worker for worker, row in self.workers.items() if row.lease_until > now}
-        everywhere = live <= charged
-        if "workers that are gone" in KNOWN:
-            everywhere = len(charged) >= len(live)
-        return len(self.jobs[name].charged) >= 3 and (len(charged) >= 2 or everywhere)
+        return len(self.jobs[name].charged) >= 3 and (len(charged) >= 2 or live <= charged)
 
     def _end_attempt(self, name: str, reason: str, now: float) -> None:
         attempt = self.attempts[name]
@@ -294,8 +287,6 @@ class Model:
                 continue
             if name not in undelivered or attempt.state == "offered":
                 self._finish(name, "unclaimed" if attempt.state == "offered" else "lost", now)
-            elif attempt.state == "running" and "hello without an event" in KNOWN:
-                attempt.state = "delivering"
             else:
                 self._note(name, "delivering")
         for run in self.runs.values():
@@ -355,7 +346,7 @@ class Model:
 
     def know(self, sha: str, now: float) -> None:
         """A file is whole."""
-        if not self._whole(sha) and sha in self.artifacts and "whole again without an event" not in KNOWN:
+        if not self._whole(sha) and sha in self.artifacts:
             self.events.append(("artifact whole", None))
         self.artifacts[sha] = Artifact("whole", now)
 

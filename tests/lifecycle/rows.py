@@ -15,22 +15,6 @@ HELD = ("running", "delivering", "suspect")  # a worker has it
 DEAD = ("failed", "quarantined", "skipped")
 TERMINAL = ("done", *DEAD)
 
-KNOWN = frozenset(
-    {
-        "charges from before a retry",
-        "workers that are gone",
-        "a collected checkpoint",
-        "hello without an event",
-        "whole again without an event",
-        "an unheard change of what is desired",
-        "an ended study with work to do",
-        "a result that was never claimed",
-        "nothing is new on Postgres",
-    }
-)
-"""Where the code does otherwise than DESIGN says. The model does as the code does there, and each has a test in
-`test_known.py` that fails: once that passes, take the name out here."""
-
 
 class Refused(Exception):
     """`code`: "conflict" (409) or "gone" (410)."""

@@ -1,7 +1,4 @@
-"""Where the lifecycle does otherwise than DESIGN says: each test says what should be, and fails until it is.
-
-Once one passes, remove its mark here and its name from `rows.KNOWN`: the state machine checks it from then on.
-"""
+"""Bugs that the state machine and its model found, each in a few steps."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -68,7 +65,6 @@ def study(s: Session, name: str = "s0") -> t.Study:
     return s.get_one(t.Study, scene.study_id(name))
 
 
-@pytest.mark.xfail(strict=True, reason="_charged_widely counts workers whose charges a retry has forgiven")
 def test_a_retry_forgives_the_workers_too(engine: Engine) -> None:
     with writing(engine) as s:
         for i, worker in enumerate(("w0", "w0", "w1")):
@@ -80,7 +76,6 @@ def test_a_retry_forgives_the_workers_too(engine: Engine) -> None:
         assert job_state(s) == "ready", "three charges since the retry, all on w0, and w1 lives"
 
 
-@pytest.mark.xfail(strict=True, reason="_charged_widely compares numbers: workers that are gone count as live ones")
 def test_a_live_worker_that_never_tried_it_gets_its_try(engine: Engine) -> None:
     with writing(engine) as s:
         for i in range(2):
@@ -91,7 +86,6 @@ def test_a_live_worker_that_never_tried_it_gets_its_try(engine: Engine) -> None:
         assert job_state(s) == "ready", "w1 is the only live worker, and it never had the job"
 
 
-@pytest.mark.xfail(strict=True, reason="end_study does not look at the jobs again, which a retry may have brought back")
 def test_a_study_with_work_to_do_does_not_end(engine: Engine) -> None:
     with writing(engine) as s:
         start(s, "a0")
@@ -102,7 +96,6 @@ def test_a_study_with_work_to_do_does_not_end(engine: Engine) -> None:
         assert [row.id for row in queries.ready_jobs(s)] == [A.id], "nobody will ever do it: a retry finds nothing dead"
 
 
-@pytest.mark.xfail(strict=True, reason="revive keeps checkpoints that were collected while the job was terminal")
 def test_a_job_that_is_tried_again_names_no_checkpoint_that_was_collected(engine: Engine) -> None:
     with writing(engine) as s:
         start(s, "a0")
@@ -127,7 +120,6 @@ def test_a_checkpoint_is_doomed_once_its_job_failed(engine: Engine) -> None:
         assert lifecycle.doom(s, before=50.0, now=60.0) == [sha("checkpoint")]
 
 
-@pytest.mark.xfail(strict=True, reason="hello sets the state of a running attempt without an event")
 def test_hello_writes_an_event_for_each_change(engine: Engine) -> None:
     with writing(engine) as s:
         start(s, "a0" * 4)
@@ -136,7 +128,6 @@ def test_hello_writes_an_event_for_each_change(engine: Engine) -> None:
         assert s.exec(select(t.Event).where(t.Event.what == "attempt delivering")).all()
 
 
-@pytest.mark.xfail(strict=True, reason="know brings a doomed file back without an event")
 def test_a_file_that_is_sent_again_writes_an_event(engine: Engine) -> None:
     with writing(engine) as s:
         lifecycle.know(s, sha("file"), 1, 1.0)
@@ -156,7 +147,6 @@ def test_revisions_grow_when_a_study_is_cancelled(engine: Engine) -> None:
         assert s.get_one(t.Worker, "w0").control_rev == before + 1
 
 
-@pytest.mark.xfail(strict=True, reason="offer ends the suspect without bump_control")
 def test_the_worker_of_a_replaced_attempt_hears_of_it(engine: Engine) -> None:
     with writing(engine) as s:
         start(s, "a0")
@@ -169,7 +159,6 @@ def test_the_worker_of_a_replaced_attempt_hears_of_it(engine: Engine) -> None:
     assert revision(engine) > before
 
 
-@pytest.mark.xfail(strict=True, reason="list_jobs lists a job that runs unwanted without bump_control")
 def test_a_worker_hears_that_its_job_is_wanted_again(engine: Engine) -> None:
     with writing(engine) as s:
         start(s, "a0")
@@ -182,9 +171,6 @@ def test_a_worker_hears_that_its_job_is_wanted_again(engine: Engine) -> None:
     assert revision(engine) > before
 
 
-@pytest.mark.xfail(
-    strict=True, reason="insert_or_ignore says False on Postgres: an INSERT's rowcount is not kept there"
-)
 def test_what_is_inserted_on_postgres_is_new(tmp_path: Path) -> None:
     with stores.store_url("postgres", tmp_path) as url:
         engine = open_store(url)
@@ -203,7 +189,6 @@ def revision(engine: Engine) -> int:
         return s.get_one(t.Worker, "w0").control_rev
 
 
-@pytest.mark.xfail(strict=True, reason="accept takes what nobody claimed, and its run stays open for ever")
 def test_a_result_that_was_never_claimed_takes_no_slot_for_ever(engine: Engine) -> None:
     with writing(engine) as s:
         assert lifecycle.offer(s, Offer(A.id, A.kind, "w0", 0), "fa0", "a0", 1.0)

@@ -12,9 +12,10 @@ from jsm_queue import lifecycle
 from jsm_queue.errors import NotFoundError
 from jsm_queue.kinds import JobDraft
 from jsm_queue.planner import Cell, Wanted
-from jsm_queue.store import queries
+from jsm_queue.store import pages, queries, summaries
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading, writing
+from jsm_queue.verdicts import Verdict
 from tests.unit.studies import inputs, spec
 
 SCORE = JobDraft("score", {"split": "validation"})
@@ -64,8 +65,8 @@ def test_counts_and_pages(engine: Engine) -> None:
     with reading(engine) as s:
         counts = queries.job_counts(s, study_id(s))
         assert (counts["total"], counts["done"], counts["reused"]) == (3, 3, 0)
-        first = queries.job_rows(s, study_id(s), limit=2)
-        rest = queries.job_rows(s, study_id(s), after=first[-1]["id"])
+        first = pages.job_rows(s, study_id(s), limit=2)
+        rest = pages.job_rows(s, study_id(s), after=first[-1]["id"])
         assert len(first) == 2 and len(rest) == 1
         assert len(queries.records(s, study_id(s), None, "nll", 0, 10)) == 4
 
@@ -76,7 +77,7 @@ def relist(s: Session, job: JobDraft, stage: str, cell: str, reused: bool = Fals
 
 def row_of(engine: Engine, job: JobDraft) -> dict[str, Any]:
     with reading(engine) as s:
-        return next(row for row in queries.job_rows(s, study_id(s)) if row["id"] == job.id)
+        return next(row for row in pages.job_rows(s, study_id(s)) if row["id"] == job.id)
 
 
 def test_a_job_is_shown_by_its_first_listing_as_a_whole(engine: Engine) -> None:
@@ -101,7 +102,7 @@ def test_no_boolean_is_aggregated(engine: Engine) -> None:
     event.listen(engine, "before_cursor_execute", lambda _c, _k, statement, *_: said.append(statement))
     with reading(engine) as s:
         queries.job_counts(s, study_id(s))
-        queries.job_rows(s, study_id(s))
+        pages.job_rows(s, study_id(s))
     assert said
     assert not [statement for statement in said if re.search(r"(max|min|sum)\(study_job\.reused\)", statement)]
 
@@ -142,9 +143,9 @@ def test_a_page_of_jobs_takes_as_many_queries_as_one_job(engine: Engine) -> None
         study = study_id(s)
         for limit in (1, 1000):
             said.clear()
-            queries.job_rows(s, study, limit=limit)
+            pages.job_rows(s, study, limit=limit)
             counts.append(len(said))
-    assert counts == [3, 3]
+    assert counts == [4, 4]
 
 
 def test_a_latency_job_waits_for_its_class_of_hardware(engine: Engine) -> None:
@@ -182,3 +183,48 @@ def test_a_prefix_names_a_study_only_when_it_is_long_and_unique(engine: Engine) 
         for wrong in (found[:3], "%", "ffffff_", ""):
             with pytest.raises(NotFoundError):
                 queries.find_study(s, wrong)
+
+
+def test_all_studies_take_as_many_queries_as_one(engine: Engine) -> None:
+    said: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda _c, _k, statement, *_: said.append(statement))
+    with reading(engine) as s:
+        [one] = summaries.of_all(s)
+        before = len(said)
+        assert summaries.of_study(s, queries.studies(s)[0]) == one
+    with writing(engine) as s:
+        for name in ("two", "three"):
+            toy = spec(name=name)
+            lifecycle.add_study(s, toy.model_dump(mode="json"), inputs(toy).model_dump(mode="json"), 1.0)
+        lifecycle.list_jobs(s, queries.studies(s)[0].id, [Wanted("bases", CELL, SCORE)], 1.0)
+        s.get_one(t.Job, TEST.id).state = "failed"
+    said.clear()
+    with reading(engine) as s:
+        found = {row["name"]: row["jobs"] for row in summaries.of_all(s)}
+    assert len(said) == before
+    assert found["toy"] == summaries.NO_JOBS | {"done": 2, "failed": 1, "total": 3}
+    assert sorted(found[name]["reused"] for name in ("two", "three")) == [0, 1]
+    assert sum(found[name]["total"] for name in ("two", "three")) == 1
+
+
+def test_a_study_has_the_stage_that_waits_for_its_verdict(engine: Engine) -> None:
+    def stage() -> str:
+        with reading(engine) as s:
+            return summaries.of_all(s)[0]["stage"]
+
+    assert stage() == "scale"
+    with writing(engine) as s:
+        lifecycle.write_verdict(s, study_id(s), "scale", Verdict({"n": 10}, {}), 1.0)
+    assert stage() == "bases"
+    with writing(engine) as s:
+        lifecycle.end_study(s, study_id(s), 2.0)
+    assert stage() == "ended"
+
+
+def test_records_of_cells_are_those_of_one_split_in_order(engine: Engine) -> None:
+    with reading(engine) as s:
+        found = list(queries.cell_records(s, study_id(s), "bases", "score", "test", ["nll"]))
+    assert [(row.cell, row.n, row.seed, row.item, row.value) for row in found] == [
+        (CELL.label, 10, 1, "q1", 4.0),
+        (CELL.label, 10, 1, "q2", 4.0),
+    ]

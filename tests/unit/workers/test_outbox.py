@@ -49,12 +49,15 @@ def test_a_second_recovery_changes_nothing(tmp_path: Path) -> None:
     assert box.attempts() == ["a1a1a1a1"]
 
 
-def test_a_half_removed_result_is_never_sent(tmp_path: Path) -> None:
+def test_a_half_removed_result_is_never_sent_and_its_files_go_at_the_next_start(tmp_path: Path) -> None:
     box = Outbox(tmp_path)
     finish(box, "a1a1a1a1")
     box.put("a1a1a1a1")
     (box.root / "a1a1a1a1" / RESULT).unlink()
+    (box.root / "a1a1a1a1" / "model.gguf").touch()
     assert box.attempts() == []
+    Outbox(tmp_path).recover()
+    assert not list(box.root.iterdir())
 
 
 def test_an_attempt_begins_empty(tmp_path: Path) -> None:

@@ -151,11 +151,12 @@ def test_it_ends_with_its_input_even_in_the_middle_of_a_step(talk: Talk, tmp_pat
 def test_the_crash_point_kills_it_in_the_middle_of_a_job(tmp_path: Path) -> None:
     once = tmp_path / "once"
     once.mkdir()
-    talk = Talk(["-c", PROGRAM], tmp_path / "log", JSM_CRASH_AT="other,mid_job", JSM_CRASH_ONCE=str(once))
+    crash = {"JSM_CRASH_AT": "other;process before event progress*", "JSM_CRASH_ONCE": str(once)}
+    talk = Talk(["-c", PROGRAM], tmp_path / "log", **crash)
     with pytest.raises(AssertionError, match="the runner died"):
         talk.ask(job(tmp_path, "ok"))
     assert talk.process.wait() != 0
-    again = Talk(["-c", PROGRAM], tmp_path / "log", JSM_CRASH_AT="other,mid_job", JSM_CRASH_ONCE=str(once))
+    again = Talk(["-c", PROGRAM], tmp_path / "log", **crash)
     assert again.ask(job(tmp_path, "ok"))[-1].event == "done"
     again.process.kill()
     again.process.wait()

@@ -13,6 +13,7 @@ BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 def upgrade() -> None:
     """0001 → 0002."""
     for column in (
+        sa.Column("charged", sa.JSON(), nullable=True),
         sa.Column("ooms", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("solo", sa.Boolean(), nullable=False, server_default=sa.false()),
         sa.Column("checkpoint", TEXT, nullable=True),
@@ -28,9 +29,7 @@ def upgrade() -> None:
     op.add_column("artifact", sa.Column("touched_at", sa.Float(), nullable=False, server_default="0"))
     live = sa.text("state IN ('offered', 'running', 'delivering', 'suspect')")
     op.drop_index("one_live_attempt_a_job", "attempt")
-    op.create_index(
-        "one_live_attempt_a_job", "attempt", ["job"], unique=True, sqlite_where=live, postgresql_where=live
-    )
+    op.create_index("one_live_attempt_a_job", "attempt", ["job"], unique=True, sqlite_where=live, postgresql_where=live)
     op.create_index("attempt_by_state", "attempt", ["state", "worker"])
     op.create_index("ix_attempt_reason", "attempt", ["reason"])
     op.drop_index("ix_job_state", "job")
