@@ -6,6 +6,7 @@ already is ignored by its hash. Failed jobs count as terminal, so no study hangs
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from jsm_queue.kinds import (
@@ -88,6 +89,16 @@ class Study:
     hardware: str
     states: Mapping[str, str]
     decisions: Mapping[str, Mapping[str, Any]]
+
+    @cached_property
+    def prepare(self) -> JobDraft:
+        """Nearly every job needs it: it is drafted, and hashed, once a look."""
+        return draft("prepare", prepare_params(self.spec.data, self.inputs.source, self.inputs.bench))
+
+    @cached_property
+    def trains(self) -> dict[tuple[str, int, int], JobDraft]:
+        """(base, n, seed) → the training, as far as it was drafted in this look."""
+        return {}
 
 
 def plan(study: Study) -> Plan:
@@ -186,7 +197,7 @@ def _scale(study: Study) -> list[Wanted]:
     base = study.spec.base(scale.base)
     untrained = Cell("scale", base.name)
     trained = [Cell("scale", base.name, n, seed) for n in scale.sizes for seed in scale.seeds]
-    jobs = [Wanted("scale", None, _prepare(study))]
+    jobs = [Wanted("scale", None, study.prepare)]
     for cell in [untrained, *trained]:
         jobs += [*_fine_tuning(study, cell), Wanted("scale", cell, _score(study, cell, "validation"))]
     if "scale" in study.decisions:
@@ -203,7 +214,7 @@ def _bases(study: Study) -> list[Wanted]:
     """Every base untrained and, where the spec trains it, at n with each seed, or with the adapter that is given:
     NLL, parity, answers, scores.
     """
-    jobs = [Wanted("bases", None, _prepare(study)), *_untrained(study)]
+    jobs = [Wanted("bases", None, study.prepare), *_untrained(study)]
     for base in study.spec.bases:
         for cell in _tuned(study, "bases", base) if base.tuned else []:
             jobs += _fine_tuning(study, cell) + _measured(study, cell)
@@ -254,7 +265,7 @@ def _unmeasured(study: Study, model: Cell, formats: Sequence[Format]) -> list[Wa
     """What stage 2 would have done for a model: data, training, and whether its most precise GGUF is the model."""
     precise = min(formats, key=get_args(Format).index)
     parity = Wanted("quantization", replace(model, format=precise), _parity(study, model, precise, "model"))
-    return [Wanted("quantization", None, _prepare(study)), *_fine_tuning(study, model), parity]
+    return [Wanted("quantization", None, study.prepare), *_fine_tuning(study, model), parity]
 
 
 def _with_latency(study: Study, stage: Stage, jobs: list[Wanted]) -> list[Wanted]:
@@ -276,10 +287,6 @@ def _timed(spec: StudySpec, cell: Cell) -> bool:
     return cell.adapter or not spec.base(cell.base).tuned
 
 
-def _prepare(study: Study) -> JobDraft:
-    return draft("prepare", prepare_params(study.spec.data, study.inputs.source, study.inputs.bench))
-
-
 def prepare_params(data: DataSpec, source: FileRef, bench: FileRef | None) -> PrepareParams:
     """What makes the dataset of a spec's data."""
     return PrepareParams(
@@ -295,15 +302,23 @@ def prepare_params(data: DataSpec, source: FileRef, bench: FileRef | None) -> Pr
 
 
 def _train(study: Study, cell: Cell) -> JobDraft:
+    """Of two cells that differ in their stage alone it is the same job."""
     assert cell.n is not None and cell.seed is not None
+    key = (cell.base, cell.n, cell.seed)
+    if key not in study.trains:
+        study.trains[key] = _draft_train(study, cell, cell.n, cell.seed)
+    return study.trains[key]
+
+
+def _draft_train(study: Study, cell: Cell, n: int, seed: int) -> JobDraft:
     params = TrainParams(
         base=_base(study, cell),
-        n=cell.n,
-        seed=cell.seed,
+        n=n,
+        seed=seed,
         training=study.spec.training,
         system_prompt=study.spec.system_prompt,
     )
-    return draft("train", params, {"dataset": _prepare(study).id})
+    return draft("train", params, {"dataset": study.prepare.id})
 
 
 def _fine_tuning(study: Study, cell: Cell) -> list[Wanted]:
@@ -318,7 +333,7 @@ def _score(study: Study, cell: Cell, split: Literal["validation", "test"]) -> Jo
         max_length=study.spec.training.max_length,
         system_prompt=study.spec.system_prompt,
     )
-    return draft("score", params, {"dataset": _prepare(study).id} | _adapter(study, cell))
+    return draft("score", params, {"dataset": study.prepare.id} | _adapter(study, cell))
 
 
 def _convert(study: Study, cell: Cell, fmt: Any) -> JobDraft:
@@ -327,7 +342,7 @@ def _convert(study: Study, cell: Cell, fmt: Any) -> JobDraft:
 
 def _judged(study: Study, cell: Cell, fmt: str, split: Literal["bench", "test"]) -> list[Wanted]:
     """A cell's GGUF, its answers, their scores."""
-    dataset = {"dataset": _prepare(study).id}
+    dataset = {"dataset": study.prepare.id}
     convert = _convert(study, cell, fmt)
     answer = draft(
         "answer",
@@ -350,7 +365,7 @@ def _judge(study: Study, split: Literal["bench", "test"]) -> JudgeParams:
 
 
 def _parity(study: Study, cell: Cell, fmt: str, reference: Literal["model", "F16"]) -> JobDraft:
-    needs = {"dataset": _prepare(study).id, "gguf": _convert(study, cell, fmt).id}
+    needs = {"dataset": study.prepare.id, "gguf": _convert(study, cell, fmt).id}
     needs |= _adapter(study, cell) if reference == "model" else {"f16": _convert(study, cell, "F16").id}
     params = ParityParams(
         base=_base(study, cell),
@@ -373,7 +388,7 @@ def _latency(study: Study, stage: Stage, converts: Sequence[Wanted]) -> JobDraft
         decoding=study.spec.decoding,
         system_prompt=study.spec.system_prompt,
     )
-    needs = {"dataset": _prepare(study).id} | {f"gguf.{i}": w.job.id for i, w in enumerate(converts)}
+    needs = {"dataset": study.prepare.id} | {f"gguf.{i}": w.job.id for i, w in enumerate(converts)}
     return draft("latency", params, needs)
 
 

@@ -76,7 +76,7 @@ def least_mean(values: Values, lowest: float) -> float:
     Statistics 14 (2005); as a limit: Learned-Miller and Thomas, arXiv 1905.06208.
     """
     extended = np.append(np.asarray(values, dtype=np.float64), lowest)  # (N + 1,)
-    means = [draw @ extended / draw.sum(1) for draw in _make_weights(extended.size)]  # LIMIT_DRAWS in all
+    means = [draw @ extended / draw.sum(1) for draw in _weights(extended.size)]  # LIMIT_DRAWS in all
     return float(np.quantile(np.concatenate(means), 1 - CONFIDENCE))
 
 
@@ -143,6 +143,15 @@ def _make_draws(count: int) -> Iterator[NDArray[np.intp]]:
     """
     for raw in _raw(RESAMPLES, count):
         yield ((raw >> np.uint64(32)) * np.uint64(count) >> np.uint64(32)).astype(np.intp)
+
+
+def _weights(count: int) -> Iterable[NDArray[np.float64]]:
+    return _cached_weights(count) if count <= _CACHED else _make_weights(count)
+
+
+@lru_cache(maxsize=3)
+def _cached_weights(count: int) -> list[NDArray[np.float64]]:
+    return list(_make_weights(count))
 
 
 def _make_weights(count: int) -> Iterator[NDArray[np.float64]]:
