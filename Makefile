@@ -5,7 +5,7 @@ PYTHON := $(or $(PYTHON),python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev check test demo docs clean
+.PHONY: help install install-dev check test demo crashpoints docs clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ check: install-dev ## ruff, formatting, import arrows, types
 
 test: install-dev ## the whole test suite
 	$(BIN)/python -m pytest
+
+crashpoints: install-dev ## kills a process at every commit, rename and send of a small study: 20 minutes or so
+	@$(BIN)/python -W "ignore:XDG_RUNTIME_DIR is not set" -m tests.crashpoints
 
 docs: install-dev ## writes docs/cli.md and docs/settings.md again
 	$(BIN)/python scripts/reference.py

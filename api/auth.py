@@ -37,10 +37,15 @@ def require_admin(ctx: Ctx, token: Bearer) -> None:
 
 def find_worker(session: Session, token: str) -> t.Worker:
     """The worker that holds the token. Raises AuthError."""
-    worker = session.exec(select(t.Worker).where(t.Worker.token_hash == token_hash(token))).first()
+    worker = holder(session, token)
     if worker is None:
         raise AuthError("No worker has this token", "Remove the worker's identity.json and join with a new invite")
     return worker
+
+
+def holder(session: Session, token: str) -> t.Worker | None:
+    """The worker that holds the token, if there is one."""
+    return session.exec(select(t.Worker).where(t.Worker.token_hash == token_hash(token))).first()
 
 
 def require_admin_or_worker(ctx: Ctx, token: Bearer) -> None:

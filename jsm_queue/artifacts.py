@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 
 from jsm_queue import lifecycle
 from jsm_queue.canonical import file_hash
-from jsm_queue.crashpoints import reach
+from jsm_queue.crashpoints import around, within
 from jsm_queue.errors import ConflictError, NotFoundError
 from jsm_queue.files import publish
 from jsm_queue.protocol import ArtifactState
@@ -96,8 +96,7 @@ class Uploads:
             if not self._is_whole(sha, size):
                 _verify(partial, sha, size)
                 publish(partial, whole)
-                reach("artifact_renamed")
-            with writing(self._engine) as session:
+            with within(sha), writing(self._engine) as session:
                 lifecycle.know(session, sha, size, now)
             partial.unlink(missing_ok=True)  # it was sent although it is here
 
@@ -144,8 +143,9 @@ class Uploads:
                 self._drop(sha)
                 raise ConflictError(f"Artifact {sha}: more than its size was sent", SEND_AGAIN)
             rest = memoryview(chunk)
-            while rest:
-                rest = rest[file.write(rest) :]
+            with around("append", sha):
+                while rest:
+                    rest = rest[file.write(rest) :]
 
     def _have(self, sha: str, size: int) -> int:
         have = _size(self._partial(sha)) or 0

@@ -3,8 +3,6 @@
 Keys in Redis or Valkey, for a worker W whose queue Q is `jsm.w.W`:
 
     Q                                        list   messages that W has not taken yet, at most one a slot
-    Q.unacked, Q.unacked_index               hash, zset   between taking and acknowledging: milliseconds
-    Q.unacked_mutex                          string
     _kombu.binding.Q, _kombu.binding_permanent.Q   set, string   kombu's routing
     flower.unacked…, celeryev.*              Flower's
 
@@ -27,6 +25,7 @@ from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
 from jsm_queue import processes
+from jsm_queue.crashpoints import around
 from jsm_queue.errors import SetupError
 from jsm_queue.files import write_secret
 from jsm_queue.kinds import KINDS
@@ -51,7 +50,9 @@ def queue_name(worker_id: str) -> str:
 
 
 def _queue(worker_id: str) -> Queue:
-    return Queue(queue_name(worker_id), routing_key=queue_name(worker_id))
+    # Taking a message removes it. An acknowledgement that a dying broker does not take would be owed for ever, and
+    # kombu takes no further message for a slot that owes one.
+    return Queue(queue_name(worker_id), routing_key=queue_name(worker_id), no_ack=True)
 
 
 # ---- apps --------------------------------------------------------------------------------------------------
@@ -73,14 +74,15 @@ def ring(app: Celery, worker_id: str, kind: str, bell: Bell) -> None:
     Raises SetupError when the broker cannot be reached.
     """
     try:
-        app.send_task(
-            f"jsm.{kind}",
-            kwargs=bell.model_dump(mode="json"),
-            queue=_queue(worker_id),
-            argsrepr=bell.label,
-            kwargsrepr=f"study {bell.study} · run {bell.run[:8]}",
-            retry_policy=RING_RETRY,
-        )
+        with around("ring"):
+            app.send_task(
+                f"jsm.{kind}",
+                kwargs=bell.model_dump(mode="json"),
+                queue=_queue(worker_id),
+                argsrepr=bell.label,
+                kwargsrepr=f"study {bell.study} · run {bell.run[:8]}",
+                retry_policy=RING_RETRY,
+            )
     except (OperationalError, CeleryError, OSError) as error:
         raise SetupError("The queue's broker cannot be reached", "Is Redis or Valkey running?") from error
 
@@ -172,7 +174,7 @@ def _app(broker_url: str, unacked: str) -> Celery:
         task_serializer="json",
         accept_content=["json"],  # pickle would run whatever someone puts into the queue
         broker_transport_options={
-            "visibility_timeout": 3600,  # without effect, as messages are acknowledged at the start
+            "visibility_timeout": 3600,  # without effect, as taking a message removes it
             "unacked_key": f"{unacked}.unacked",  # nobody restores another client's messages
             "unacked_index_key": f"{unacked}.unacked_index",
             "unacked_mutex_key": f"{unacked}.unacked_mutex",

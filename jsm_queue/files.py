@@ -5,6 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
+from jsm_queue.crashpoints import around
+
 
 def write_whole(path: Path, content: str | bytes) -> Path:
     """A file (text as UTF-8), whole or not there."""
@@ -24,7 +26,8 @@ def publish(partial: Path, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("ab") as file:  # for writing: Windows flushes no file that was opened for reading
         os.fsync(file.fileno())
-    partial.replace(path)
+    with around(f"rename {path.name}"):
+        partial.replace(path)
     _sync_folder(path.parent)
     return path
 

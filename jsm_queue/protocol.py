@@ -26,9 +26,13 @@ class Message(BaseModel):
 
 
 class JoinRequest(Message):
-    """POST /v1/workers/join, authorized by an invite token."""
+    """POST /v1/workers/join, authorized by an invite token.
+
+    A worker that chooses its `token` may ask again where the answer was lost: it is the same worker then.
+    """
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    token: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{43,128}$")] | None = None
 
 
 class JoinReply(Message):

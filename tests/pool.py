@@ -20,7 +20,6 @@ from jsm_queue.spec import StudySpec, parse_spec
 from jsm_queue.store.database import open_store
 from jsm_queue.store.tokens import create_token
 from tests.waiting import wait_for
-from workers.gguf import tiny
 
 FACILITIES = (
     "堤防",
@@ -71,6 +70,8 @@ def write_study(folder: Path, **changes: Any) -> StudySpec:
     lines = "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs)
     (folder / "pairs.jsonl").write_text(lines, encoding="utf-8")
     if not (folder / "b").exists():
+        from workers.gguf import tiny  # here, as importing torch takes seconds that not every test needs
+
         tiny.save_base(folder / "a", "qwen2")
         tiny.save_base(folder / "b", "llama")
     return parse_spec(STUDY | changes)
@@ -79,9 +80,10 @@ def write_study(folder: Path, **changes: Any) -> StudySpec:
 class Pool:
     """The processes of a pool; each can be killed and started again."""
 
-    def __init__(self, home: Path, **settings: str) -> None:
+    def __init__(self, home: Path, ports: tuple[int, int] | None = None, **settings: str) -> None:
         self.home = home
-        self.ports = {"valkey": processes.free_port(), "api": processes.free_port()}
+        valkey, api = ports or (processes.free_port(), processes.free_port())
+        self.ports = {"valkey": valkey, "api": api}
         self.url = f"http://127.0.0.1:{self.ports['api']}"
         self.environment = {
             "JSM_HOME": str(home),
@@ -95,10 +97,10 @@ class Pool:
             "OMP_NUM_THREADS": "1",
             **settings,
         }
-        store = open_store(Settings(home=home, database_url=settings.get("JSM_DATABASE_URL")).store_url)
-        self.token = create_token(store, "admin")
+        self.store = open_store(Settings(home=home, database_url=settings.get("JSM_DATABASE_URL")).store_url)
+        self.token = create_token(self.store, "admin")
         self.parts: dict[str, processes.Process] = {}
-        self.invite = create_token(store, "invite")
+        self.invite = create_token(self.store, "invite")
         self.http = httpx.Client(
             base_url=self.url, headers={"Authorization": f"Bearer {self.token}"}, timeout=30, trust_env=False
         )
@@ -145,6 +147,7 @@ class Pool:
             processes.kill_tree(process.pid)
             process.wait()
         self.http.close()
+        self.store.dispose()
 
     def log(self, name: str) -> str:
         """What a part has said so far."""
@@ -214,6 +217,6 @@ class Pool:
 
 
 def crash_at(points: Collection[str], folder: Path) -> dict[str, str]:
-    """Environment of processes that die once at each of those points; `folder` then holds a file of its name."""
+    """Environment of processes that die once at each of those points; `folder` then holds each one's `marker`."""
     folder.mkdir(parents=True, exist_ok=True)
-    return {"JSM_CRASH_AT": ",".join(points), "JSM_CRASH_ONCE": str(folder)}
+    return {"JSM_CRASH_AT": ";".join(points), "JSM_CRASH_ONCE": str(folder)}

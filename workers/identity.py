@@ -1,10 +1,12 @@
 """Who this worker is:
 
-joined once with an invite, kept in `<home>/identity.json`, readable by its owner alone.
+joined once with an invite, kept in `<home>/identity.json`, readable by its owner alone. The token that it chose is in
+`<home>/join.token` before the api is asked: by it the api knows the same worker again, whoever died before the answer.
 """
 
 import json
 import logging
+import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,6 +20,8 @@ from workers.client import Client, patiently
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
+
+JOINING = "join.token"
 
 
 @dataclass(frozen=True)
@@ -35,14 +39,17 @@ def find(home: Path, api: str, invite: str | None, name: str) -> Identity:
     Raises SetupError without identity and invite, AuthError when the invite is not good.
     """
     known = _load(home)
+    if known:
+        (home / JOINING).unlink(missing_ok=True)  # of a death just after the answer
     if known and not (invite and _is_foreign(api, known)):
         return known
     if not invite:
         raise SetupError(f"{home} has not joined a pool", "Use --invite; `jsm worker invite` makes one")
-    client, request = Client(api, invite), JoinRequest(name=name)
+    client, request = Client(api, invite), JoinRequest(name=name, token=_chosen_token(home))
     reply = _patiently(lambda: client.post("/v1/workers/join", request, JoinReply))
     identity = Identity(reply.worker, reply.token)
     write_secret(home / "identity.json", json.dumps(asdict(identity)))
+    (home / JOINING).unlink()
     logger.info("worker %s: joined as %s", identity.worker, name)
     return identity
 
@@ -55,6 +62,13 @@ def _load(home: Path) -> Identity | None:
         return Identity(**json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise SetupError(f"{file} is damaged", "Remove it and join with a new invite") from error
+
+
+def _chosen_token(home: Path) -> str:
+    file = home / JOINING
+    if not file.exists():
+        write_secret(file, secrets.token_urlsafe(32))
+    return file.read_text(encoding="utf-8")
 
 
 def _is_foreign(api: str, identity: Identity) -> bool:

@@ -8,6 +8,7 @@ import contextlib
 import shutil
 from pathlib import Path
 
+from jsm_queue.crashpoints import around
 from jsm_queue.protocol import ResultRequest
 from workers.runner import RESULT
 
@@ -22,7 +23,10 @@ class Outbox:
         self.work.mkdir(parents=True, exist_ok=True)
 
     def recover(self) -> None:
-        """After a crash: what was finished is kept, what was not is removed."""
+        """After a crash: what was finished is kept, what was not is removed, what was being removed goes."""
+        for folder in self.root.iterdir():
+            if not (folder / RESULT).exists():
+                self.drop(folder.name)
         for folder in self.work.iterdir():
             if self.is_finished(folder.name):
                 self.put(folder.name)
@@ -44,7 +48,8 @@ class Outbox:
         """The attempt's result is complete: it moves here, its inputs are removed. Raises OSError; do it again then."""
         target = self.root / attempt
         if not target.exists():
-            (self.work / attempt / "out").rename(target)
+            with around("rename outbox"):
+                (self.work / attempt / "out").rename(target)
         self.clear(attempt)
 
     def clear(self, attempt: str) -> None:

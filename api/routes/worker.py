@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 
-from api.auth import Bearer, find_worker
+from api.auth import Bearer, find_worker, holder
 from api.context import Ctx
 from jsm_queue import broker, lifecycle, protocol
 from jsm_queue.errors import AuthError
@@ -26,14 +26,22 @@ LOOK_S = 0.5  # between two looks of a long poll; a stop reaches its worker with
 
 @router.post("/workers/join", status_code=201)
 def join(ctx: Ctx, token: Bearer, request: protocol.JoinRequest) -> protocol.JoinReply:
-    """A machine joins with an invite, once, and gets its own token."""
-    worker_id, secret = uuid.uuid4().hex, new_secret()
+    """A machine joins with an invite, once, and has a token of its own. Asked again with that token, it is the same."""
+    secret = request.token or new_secret()
     with writing(ctx.engine) as session:
-        invite = find_token(session, token, "invite", ctx.now())
-        if invite is None:
-            raise AuthError("The invite is unknown, used or expired", "`jsm worker invite` makes a new one")
-        lifecycle.join(session, invite, worker_id, request.name, token_hash(secret), ctx.now())
+        known = holder(session, secret)
+        worker_id = known.id if known else _join(session, token, request.name, secret, ctx.now())
     return protocol.JoinReply(worker=worker_id, token=secret, **_broker(ctx, worker_id).model_dump())
+
+
+def _join(session: Session, token: str, name: str, secret: str, now: float) -> str:
+    """The new worker's id. Raises AuthError where `token` is no invite that is still good."""
+    invite = find_token(session, token, "invite", now)
+    if invite is None:
+        raise AuthError("The invite is unknown, used or expired", "`jsm worker invite` makes a new one")
+    worker_id = uuid.uuid4().hex
+    lifecycle.join(session, invite, worker_id, name, token_hash(secret), now)
+    return worker_id
 
 
 @router.get("/worker/broker")
@@ -106,7 +114,9 @@ def _grant(session: Session, attempt: t.Attempt) -> protocol.Grant:
     leaves = _leaves(job.params)
     sizes = queries.sizes(session, [sha for _, _, sha in leaves])
     given = [protocol.InputFile(folder=folder, name=name, sha=sha, size=sizes[sha]) for folder, name, sha in leaves]
-    return protocol.Grant(attempt=attempt.id, job=job.id, kind=job.kind, params=job.params, inputs=needed + given, ooms=job.ooms)
+    return protocol.Grant(
+        attempt=attempt.id, job=job.id, kind=job.kind, params=job.params, inputs=needed + given, ooms=job.ooms
+    )
 
 
 def _leaves(params: dict[str, object]) -> list[tuple[str, str, str]]:

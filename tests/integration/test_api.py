@@ -149,6 +149,18 @@ def test_an_invite_is_good_for_one_worker(client: TestClient) -> None:
     assert client.get("/v1/studies", headers=worker).status_code == 401
 
 
+def test_who_joins_again_with_the_token_that_it_chose_is_the_same_worker(client: TestClient) -> None:
+    """The answer to the first request may have been lost, with the api or with the worker."""
+    invite = client.post("/v1/workers/invites").json()["invite"]
+    headers, chosen = {"Authorization": f"Bearer {invite}"}, {"name": "pc", "token": "t" * 43}
+    first, again = (client.post("/v1/workers/join", json=chosen, headers=headers).json() for _ in range(2))
+    assert first == again and first["token"] == chosen["token"]
+    assert len(client.get("/v1/workers").json()["workers"]) == 1
+    other = chosen | {"token": "u" * 43}
+    assert client.post("/v1/workers/join", json=other, headers=headers).status_code == 401
+    assert client.post("/v1/workers/join", json=chosen | {"token": "short"}, headers=headers).status_code == 422
+
+
 PREPARE = JobDraft("prepare", {"x": 1})
 LATENCY = JobDraft("latency", {"hardware": "RTX 4060 Ti 16 GB"})
 
