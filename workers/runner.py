@@ -192,11 +192,8 @@ def progress_words(event: EventLine) -> str:
 def collect(kind: str, outcome: Outcome, folder: Path, provenance: dict[str, Any]) -> ResultRequest:
     """The complete result: records, metrics, and the kind's files, which are on the disk then, with their hashes.
 
-    Raises JsmError when a file is missing or a figure is not finite, as neither can be a result.
+    Raises JsmError when a file is missing or a metric is not finite, as neither can be a result.
     """
-    for record in outcome.records:
-        if not math.isfinite(record.value):
-            raise JsmError(f"{kind}: record {record.name} of {record.item} is {record.value}")
     for name, value in outcome.metrics.items():
         if not math.isfinite(value):
             raise JsmError(f"{kind}: metric {name} is {value}")

@@ -40,10 +40,10 @@ def _follow(api: httpx.Client, path: str, attempt: str | None, as_json: bool) ->
     if not job["attempts"] and not as_json:
         console.err.print(f"job {job['id'][:12]} is {job['state']}: no attempt yet")
     while True:
-        newest = attempt or (job["attempts"][-1]["id"] if job["attempts"] else None)
-        if newest and newest != shown:
-            _show(api, path, newest, as_json, WAIT_S)
-            shown = newest
+        following = attempt or next_attempt([each["id"] for each in job["attempts"]], shown)
+        if following and following != shown:
+            _show(api, path, following, as_json, WAIT_S)
+            shown = following
         elif attempt:
             return 0
         elif job["state"] in TERMINAL:
@@ -52,6 +52,12 @@ def _follow(api: httpx.Client, path: str, attempt: str | None, as_json: bool) ->
         else:
             time.sleep(POLL_S)
         job = ask(api, path)
+
+
+def next_attempt(attempts: list[str], shown: str | None) -> str | None:
+    """The newest attempt at first, then each one after the last that was shown, however short it was; or None."""
+    rest = attempts[-1:] if shown is None else attempts[attempts.index(shown) + 1 :]
+    return rest[0] if rest else None
 
 
 def _show(api: httpx.Client, path: str, attempt: str | None, as_json: bool, wait: float) -> None:

@@ -57,7 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         pool.kill("agent")
         following = jsm(pool, "logs", "-f", first["id"])
         assert following.stderr and following.stderr.readline(), "it follows now"
-        pool.start_agent(**crash_at(["mid_job"], home / "crashes"))
+        pool.start_agent(**crash_at(["runner before event progress*"], home / "crashes"))
         pool.wait_ended(study)
         yield Run(pool, pool.jobs(study), finished(following))
     finally:

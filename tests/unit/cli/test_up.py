@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import stat
-import struct
 import subprocess
 import sys
 import time
@@ -86,15 +85,12 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    """A study that can be submitted; its base has no usable weights, so its jobs would fail."""
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "config.json").write_text("{}", encoding="utf-8")
-    (model / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    """A study that can be submitted."""
+    base = Path(__file__).parents[3] / "examples" / "river" / "bases" / "river-qwen2"
     (tmp_path / "data.jsonl").write_text(pair_lines(60), encoding="utf-8")
     (tmp_path / "study.yaml").write_text(
         "name: small\ndata: {source: data.jsonl, validation: 10, test_unseen: 10}\n"
-        "bases: [{name: b, source: ./model}]\nstages: {bases: {n: 5}, quantization: null}\n",
+        f"bases: [{{name: b, source: '{base.as_posix()}'}}]\nstages: {{bases: {{n: 5}}, quantization: null}}\n",
         encoding="utf-8",
     )
     return tmp_path / "study.yaml"
