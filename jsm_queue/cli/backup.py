@@ -39,7 +39,7 @@ def backup(folder: Path, as_json: bool) -> None:
         with _open(_sqlite(Path(partial) / "store.sqlite")) as copy:
             counts = copy_rows(engine, copy)
             files = _artifacts(copy)
-        copied, missing = _copy_files(files, config.home / "artifacts", folder / "artifacts", "artifacts")
+        copied, missing = _copy_files(files, config.home / "artifacts", folder / "artifacts")
         publish(Path(partial) / "store.sqlite", store)  # the last thing: whoever finds it finds its files too
     _tell({"store": str(store), "rows": counts, "artifacts": len(files), "copied": copied, "missing": missing}, as_json)
 
@@ -56,7 +56,7 @@ def restore(store: Path, yes: bool, as_json: bool) -> None:
         copy = shutil.copyfile(store, Path(folder) / "store.sqlite")  # an older one is brought up to date
         with _open(_sqlite(copy)) as source, _open(config.store_url) as engine:
             files = _artifacts(source)
-            copied, missing = _copy_files(files, store.parent / "artifacts", config.home / "artifacts", "artifacts")
+            copied, missing = _copy_files(files, store.parent / "artifacts", config.home / "artifacts")
             counts = replace_rows(source, engine, time.time())
     _tell({"store": str(store), "rows": counts, "artifacts": len(files), "copied": copied, "missing": missing}, as_json)
 
@@ -107,10 +107,10 @@ def _artifacts(engine: Engine) -> list[tuple[str, int]]:
         return list(session.exec(query).all())
 
 
-def _copy_files(files: Iterable[tuple[str, int]], source: Path, target: Path, what: str) -> tuple[int, int]:
+def _copy_files(files: Iterable[tuple[str, int]], source: Path, target: Path) -> tuple[int, int]:
     """Those that `target` lacks. Returns how many were copied, and how many are nowhere."""
     copied = missing = 0
-    for sha, size in track(list(files), what, console=console.err, transient=True):
+    for sha, size in track(list(files), "artifacts", console=console.err, transient=True):
         path, found = path_of(target, sha), path_of(source, sha)
         if path.is_file() and path.stat().st_size == size:
             continue

@@ -5,7 +5,7 @@ from sqlmodel import Session, SQLModel
 
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading, writing
-from jsm_queue.store.events import log
+from jsm_queue.store.events import RESTORED, log
 
 ROWS = 5_000  # that are in memory at once
 
@@ -29,7 +29,7 @@ def replace_rows(source: Engine, target: Engine, now: float) -> dict[str, int]:
         here.connection().execute(t.Worker.__table__.update().values(boot_id=None, lease_until=0.0))  # type: ignore[attr-defined]
         here.connection().execute(delete(t.Counter).where(t.Counter.name.in_(("tick", "ticking_since"))))  # type: ignore[attr-defined]
         _next_epoch(here)
-        log(here, now, "store restored")
+        log(here, now, RESTORED)
     return counts
 
 

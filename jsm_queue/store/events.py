@@ -13,6 +13,8 @@ from jsm_queue.store.tables import Counter, Event
 
 logger = logging.getLogger(__name__)
 
+RESTORED = "store restored"
+"""The event after which the numbers before it are those of a backup."""
 MOST = 500  # characters of a logged line: a verdict's decision may have thousands
 
 

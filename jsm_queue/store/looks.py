@@ -2,7 +2,9 @@
 
 from sqlmodel import Session, col, select
 
+from jsm_queue.store import queries
 from jsm_queue.store import tables as t
+from jsm_queue.store.events import RESTORED
 
 OPEN = ("waiting", "ready", "active")
 
@@ -14,15 +16,20 @@ def studies_to_plan(session: Session, seen: int) -> list[str]:
     an event that names a study (it was submitted, goes on, got a verdict) asks for a look, and one that names a job
     does where no job of its kind is open any more in its stage. A study without a class of hardware waits for a
     worker, which no event of its own tells. Events are numbered in the order of commits, so none is missed; whoever
-    starts anew has seen none and looks at all.
+    starts anew has seen none and looks at all; so does everyone once the store was restored, whose numbers are others.
     """
     running = select(t.Study.id, t.Study.hardware).where(t.Study.state == "running")
     studies = session.exec(running.order_by(col(t.Study.created_at).desc())).all()
-    if seen < 0:
+    if seen < 0 or _restored(session, seen):
         return [study for study, _ in studies]
     named = select(t.Event.study).where(t.Event.seq > seen).distinct()
     changed = {*session.exec(named)} | _completed(session, seen)
     return [study for study, hardware in studies if hardware is None or study in changed]
+
+
+def _restored(session: Session, seen: int) -> bool:
+    restored = select(t.Event.seq).where(t.Event.seq > seen, t.Event.what == RESTORED)
+    return queries.last_event(session) < seen or session.exec(restored.limit(1)).first() is not None
 
 
 def _completed(session: Session, seen: int) -> set[str]:

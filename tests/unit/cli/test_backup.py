@@ -15,6 +15,7 @@ from jsm_queue.errors import EpochError, SetupError
 from jsm_queue.kinds import JobDraft
 from jsm_queue.planner import Cell, Wanted
 from jsm_queue.settings import Settings
+from jsm_queue.store import looks, queries
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import open_store, reading, writing
 from tests.unit.studies import inputs, spec
@@ -98,6 +99,20 @@ def test_a_worker_of_the_old_epoch_is_told_to_say_hello_again(home: Path, engine
     with reading(engine) as session:
         lifecycle.check_session(session.get_one(t.Worker, "w"), "b1" * 16)
         assert session.get_one(t.Counter, "epoch").value == 1
+
+
+@pytest.mark.parametrize("seen", [7, -1])
+def test_after_a_restore_every_study_is_looked_at(home: Path, engine: Engine, tmp_path: Path, seen: int) -> None:
+    """What an earlier look had seen are other events: fewer or more of them."""
+    study = fill(engine, home)
+    with writing(engine) as session:
+        session.get_one(t.Study, study).hardware = "A"
+    backup.backup(tmp_path / "kept", as_json=True)
+    backup.restore(only_store(tmp_path / "kept"), yes=True, as_json=True)
+    with reading(engine) as session:
+        newest = queries.last_event(session)
+        assert looks.studies_to_plan(session, newest) == []
+        assert looks.studies_to_plan(session, newest + seen) == [study]
 
 
 def test_a_backup_moves_a_store_to_another_database(home: Path, engine: Engine, tmp_path: Path) -> None:
