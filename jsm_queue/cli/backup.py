@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import NamedTuple
 
 import typer
 from rich.progress import track
@@ -30,6 +30,16 @@ from jsm_queue.store.copy import copy_rows, replace_rows
 from jsm_queue.store.database import open_store, reading
 
 
+class Copied(NamedTuple):
+    """What a backup or a restore did: `rows` by table; of all `artifacts` those `copied` now and those `missing`."""
+
+    store: str
+    rows: dict[str, int]
+    artifacts: int
+    copied: int
+    missing: int
+
+
 def backup(folder: Path, as_json: bool) -> None:
     """Writes the store as it is now, and the artifacts that `folder` does not have yet."""
     config = settings()
@@ -41,7 +51,7 @@ def backup(folder: Path, as_json: bool) -> None:
             files = _artifacts(copy)
         copied, missing = _copy_files(files, config.home / "artifacts", folder / "artifacts")
         publish(Path(partial) / "store.sqlite", store)  # the last thing: whoever finds it finds its files too
-    _tell({"store": str(store), "rows": counts, "artifacts": len(files), "copied": copied, "missing": missing}, as_json)
+    _tell(Copied(str(store), counts, len(files), copied, missing), as_json)
 
 
 def restore(store: Path, yes: bool, as_json: bool) -> None:
@@ -58,7 +68,7 @@ def restore(store: Path, yes: bool, as_json: bool) -> None:
             files = _artifacts(source)
             copied, missing = _copy_files(files, store.parent / "artifacts", config.home / "artifacts")
             counts = replace_rows(source, engine, time.time())
-    _tell({"store": str(store), "rows": counts, "artifacts": len(files), "copied": copied, "missing": missing}, as_json)
+    _tell(Copied(str(store), counts, len(files), copied, missing), as_json)
 
 
 def collect(dry_run: bool, as_json: bool) -> None:
@@ -138,14 +148,12 @@ def _copy_file(source: Path, target: Path, sha: str) -> None:
         publish(partial, target)
 
 
-def _tell(done: dict[str, Any], as_json: bool) -> None:
+def _tell(done: Copied, as_json: bool) -> None:
     if as_json:
-        console.print_json(done)
+        console.print_json(done._asdict())
         return
-    rows = sum(done["rows"].values())
-    console.out.print(
-        f"store      {done['store']}   {rows} rows: {done['rows']['job']} jobs, {done['rows']['record']} records"
-    )
-    console.out.print(f"artifacts  {done['artifacts']}, {done['copied']} of them copied now")
-    if done["missing"]:
-        console.err.print(f"[yellow]warning:[/] {done['missing']} artifacts are nowhere: jobs that need them fail")
+    rows = sum(done.rows.values())
+    console.out.print(f"store      {done.store}   {rows} rows: {done.rows['job']} jobs, {done.rows['record']} records")
+    console.out.print(f"artifacts  {done.artifacts}, {done.copied} of them copied now")
+    if done.missing:
+        console.err.print(f"[yellow]warning:[/] {done.missing} artifacts are nowhere: jobs that need them fail")
