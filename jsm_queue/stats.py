@@ -29,6 +29,7 @@ POWER = 0.8
 _SEED = 20260318
 _BLOCK = 1_000_000  # draws at a time: 8 MB
 _CACHED = 1000  # the draws for up to so many examples are kept: at most 32 MB each
+_CACHED_WEIGHTS = 200  # likewise the weights, of which there are more: at most 32 MB each
 
 Values = Sequence[float] | NDArray[np.float64]
 
@@ -146,7 +147,7 @@ def _make_draws(count: int) -> Iterator[NDArray[np.intp]]:
 
 
 def _weights(count: int) -> Iterable[NDArray[np.float64]]:
-    return _cached_weights(count) if count <= _CACHED else _make_weights(count)
+    return _cached_weights(count) if count <= _CACHED_WEIGHTS else _make_weights(count)
 
 
 @lru_cache(maxsize=3)
