@@ -45,7 +45,8 @@ def find_worker(session: Session, token: str) -> t.Worker:
 
 def holder(session: Session, token: str) -> t.Worker | None:
     """The worker that holds the token, if there is one."""
-    return session.exec(select(t.Worker).where(t.Worker.token_hash == token_hash(token))).first()
+    held = select(t.Worker).where(t.Worker.token_hash == token_hash(token), t.Worker.state != "removed")
+    return session.exec(held).first()
 
 
 def require_admin_or_worker(ctx: Ctx, token: Bearer) -> None:

@@ -234,7 +234,7 @@ def start(engine: Engine, job: str, kind: str) -> str:
     run, attempt = uuid.uuid4().hex, uuid.uuid4().hex
     slot = 64 + uuid.uuid4().int % 2**30
     with writing(engine) as session:
-        if not lifecycle.offer(session, scheduler.Offer(job, kind, "w0", slot), run, attempt, time.time()):
+        if not lifecycle.offer(session, scheduler.Offer((job,), kind, "w0", slot), run, [attempt], time.time()):
             raise SystemExit(f"job {job} is not ready")
     return claim(engine, "w0", run)[0]
 

@@ -212,15 +212,15 @@ def _assign(engine: Engine, ring: Ring, now: float) -> None:
         if not any(slot.free for slot in slots):
             return
         offers = scheduler.assign(_ready(session, now), slots)
-        labels = _labels(session, [offer.job for offer in offers])
+        labels = _labels(session, [offer.jobs[0] for offer in offers])
     for offer in offers:
-        run_id, attempt_id = uuid.uuid4().hex, uuid.uuid4().hex
-        with logs.about(study=labels[offer.job][0]), writing(engine) as session:
-            offered = lifecycle.offer(session, offer, run_id, attempt_id, now)
+        study, label = labels[offer.jobs[0]]
+        run_id, attempt_ids = uuid.uuid4().hex, [uuid.uuid4().hex for _ in offer.jobs]
+        with logs.about(study=study), writing(engine) as session:
+            offered = lifecycle.offer(session, offer, run_id, attempt_ids, now)
         if offered:
-            study, label = labels[offer.job]
-            with within(offer.job):
-                _ring(ring, offer, Bell(run=run_id, attempts=[attempt_id], study=study, label=label))
+            with within(offer.jobs[0]):
+                _ring(ring, offer, Bell(run=run_id, attempts=offered, study=study, label=label))
 
 
 def _ring(ring: Ring, offer: scheduler.Offer, bell: Bell) -> None:

@@ -10,7 +10,8 @@ from jsm_queue.kinds import FileName, Sha
 
 Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f][0-9a-f-]{7,63}$")]
 Role = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]{0,31}$")]
-Desired = Literal["run", "release", "stop"]
+Desired = Literal["run", "pause", "release", "stop"]
+WorkerWish = Literal["run", "pause", "drain"]
 EndReason = Literal["crashed", "stalled", "oom", "released", "disk", "cancelled", "error", "lost"]
 Phase = Literal["running", "delivering"]
 
@@ -48,20 +49,27 @@ class SlotReport(Message):
     """One slot. `kind` is "gpu" or "cpu"; `vram_free` in bytes (system memory for a CPU slot).
 
     `run` is the run that occupies the slot or, when it is free, the last one that did: the api closes that run only, so
-    a report that was written before a claim cannot close the claimed run.
+    a report that was written before a claim cannot close the claimed run. `hold`: why its owner keeps it, for people;
+    such a slot is not free.
     """
 
     idx: int = Field(ge=0, le=63)
     kind: Literal["gpu", "cpu"]
     device: str = Field(max_length=128, description='"cpu", "cuda:0"')
-    vram_free: int = Field(ge=0)
+    vram_free: int = Field(ge=0, le=2**53)
+    vram_total: int = Field(default=0, ge=0, le=2**53)
     free: bool
+    hold: Annotated[str, StringConstraints(max_length=200)] | None = None
     run: Id | None = None
     warm_base: str | None = None
 
 
 class Hardware(Message):
-    """What the machine has. `hardware_class` groups machines whose timings compare, e.g. "RTX 4060 Ti 16GB"."""
+    """What the machine has. `hardware_class` groups machines whose timings compare, e.g. "RTX 4060 Ti 16GB".
+
+    `lacks`: kind → why this machine cannot do it and how to change that; it is offered the others only. `fuses`: how
+    many trainings of one base its engine trains at once.
+    """
 
     hardware_class: str = Field(max_length=128)
     os: str = Field(max_length=64)
@@ -70,6 +78,9 @@ class Hardware(Message):
     memory_bytes: int
     gpus: list[str] = Field(default_factory=list, max_length=64)
     packages: dict[str, str] = Field(default_factory=dict, max_length=100)
+    driver: str | None = Field(default=None, max_length=64)
+    lacks: dict[str, Annotated[str, StringConstraints(max_length=500)]] = Field(default_factory=dict, max_length=32)
+    fuses: int = Field(default=1, ge=1, le=64)
 
 
 class HelloRequest(Message):
@@ -80,6 +91,8 @@ class HelloRequest(Message):
     slots: Annotated[list[SlotReport], Field(min_length=1, max_length=64)]
     undelivered: Annotated[list[Id], Field(max_length=1000)] = []
     """attempts whose results are whole on the worker's disk"""
+    holds: Annotated[list[Sha], Field(max_length=4096)] = []
+    """artifacts in the worker's cache: a job that needs them goes there rather than elsewhere"""
 
 
 class HelloReply(Message):
@@ -91,13 +104,17 @@ class HelloReply(Message):
 
 
 class AttemptReport(Message):
-    """Where one attempt is. `position` of `total` units (steps, examples); `metrics` for people (loss, tokens/s)."""
+    """Where one attempt is. `position` of `total` units (steps, examples); `metrics` for people (loss, tokens/s).
+
+    `paused`: why it stands still, for people; its memory stays taken.
+    """
 
     attempt: Id
     phase: Phase
     position: int = Field(default=0, ge=0)
     total: int = Field(default=0, ge=0)
     metrics: Annotated[dict[str, FiniteFloat], Field(max_length=16)] = {}
+    paused: Annotated[str, StringConstraints(max_length=200)] | None = None
 
 
 class HeartbeatRequest(Message):
@@ -116,9 +133,14 @@ class HeartbeatReply(Message):
 
 
 class ControlReply(Message):
-    """GET /v1/worker/control?boot_id=&rev=: answered when the revision differs from `rev`, or after 25 s."""
+    """GET /v1/worker/control?boot_id=&rev=: answered when the revision differs from `rev`, or after 25 s.
+
+    What is desired, not what to do: the same answer twice changes nothing. `worker` is for the whole machine: a paused
+    or drained one takes nothing new.
+    """
 
     control_rev: int
+    worker: WorkerWish = "run"
     desired: dict[Id, Desired]
 
 
@@ -134,8 +156,20 @@ class InputFile(Message):
     size: int
 
 
+class CheckpointFile(Message):
+    """What an attempt goes on from: a file of an earlier attempt, made at `position`."""
+
+    sha: Sha
+    size: int
+    position: int
+
+
 class Grant(Message):
-    """One attempt that the worker may start. `ooms`: how often the job ran out of memory before."""
+    """One attempt that the worker may start. `ooms`: how often the job ran out of memory before.
+
+    `checkpoint`: where to go on. A newer one on the worker's own disk counts too where it was made when the job had as
+    many `charges`: another may be what broke it.
+    """
 
     attempt: Id
     job: Id
@@ -143,6 +177,8 @@ class Grant(Message):
     params: dict[str, Any]
     inputs: list[InputFile]
     ooms: int = 0
+    charges: int = 0
+    checkpoint: CheckpointFile | None = None
 
 
 class ClaimRequest(Message):

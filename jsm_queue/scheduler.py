@@ -41,9 +41,9 @@ class OpenSlot:
 
 @dataclass(frozen=True)
 class Offer:
-    """Run `job` on that slot."""
+    """Run `jobs` on that slot: one, or several trainings that share a base and go through the engine together."""
 
-    job: str
+    jobs: tuple[str, ...]
     kind: str
     worker: str
     slot: int
@@ -61,7 +61,7 @@ def assign(ready: Sequence[ReadyJob], slots: Sequence[OpenSlot]) -> list[Offer]:
         if fits:
             slot = min(fits, key=lambda slot: _preference(job, slot))
             free.remove(slot)
-            offers.append(Offer(job.id, job.kind, slot.worker, slot.idx))
+            offers.append(Offer((job.id,), job.kind, slot.worker, slot.idx))
     return offers
 
 
@@ -77,7 +77,7 @@ def _exclusive(waiting: Sequence[ReadyJob], slots: Sequence[OpenSlot]) -> tuple[
         reserved.add(worker)
         own = sorted((s for s in slots if s.worker == worker), key=lambda s: (s.kind != "gpu", s.idx))
         if all(slot.free for slot in own):
-            offers.append(Offer(job.id, job.kind, worker, own[0].idx))
+            offers.append(Offer((job.id,), job.kind, worker, own[0].idx))
     return reserved, offers
 
 

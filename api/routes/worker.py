@@ -92,7 +92,10 @@ def _desired(ctx: Ctx, token: str, boot_id: str) -> protocol.ControlReply:
         worker = find_worker(session, token)
         lifecycle.check_session(worker, boot_id)
         desired = queries.desired(session, worker.id)
-        return protocol.ControlReply.model_validate({"control_rev": worker.control_rev, "desired": desired})
+        wish = {"active": "run", "paused": "pause"}.get(worker.state, "drain")
+        return protocol.ControlReply.model_validate(
+            {"control_rev": worker.control_rev, "desired": desired, "worker": wish}
+        )
 
 
 @router.post("/runs/{run_id}/claim")
@@ -115,8 +118,22 @@ def _grant(session: Session, attempt: t.Attempt) -> protocol.Grant:
     sizes = queries.sizes(session, [sha for _, _, sha in leaves])
     given = [protocol.InputFile(folder=folder, name=name, sha=sha, size=sizes[sha]) for folder, name, sha in leaves]
     return protocol.Grant(
-        attempt=attempt.id, job=job.id, kind=job.kind, params=job.params, inputs=needed + given, ooms=job.ooms
+        attempt=attempt.id,
+        job=job.id,
+        kind=job.kind,
+        params=job.params,
+        inputs=needed + given,
+        ooms=job.ooms,
+        charges=job.charges,
+        checkpoint=_checkpoint(session, job),
     )
+
+
+def _checkpoint(session: Session, job: t.Job) -> protocol.CheckpointFile | None:
+    if job.checkpoint is None:
+        return None
+    artifact = session.get_one(t.Artifact, job.checkpoint)
+    return protocol.CheckpointFile(sha=artifact.sha, size=artifact.size, position=job.position)
 
 
 def _leaves(params: dict[str, object]) -> list[tuple[str, str, str]]:

@@ -18,11 +18,12 @@ ConflictError and changes nothing.
              any live one → ended(reason);   ended(lost | cancelled) → accepted, while its job is not done
     study    running ↔ paused;   running | paused → cancelled → running;   running → ended → running (a retry)
     artifact whole → doomed → gone;   doomed → whole: sent again
+    worker   active ↔ paused ↔ draining;   any → removed
 """
 
 from jsm_queue.lifecycle.attempts import accept, check_session, checkpoint, claim, end, offer
 from jsm_queue.lifecycle.files import doom, forget, know, touch
-from jsm_queue.lifecycle.sessions import heartbeat, hello, join, reap, shorten_leases
+from jsm_queue.lifecycle.sessions import heartbeat, hello, join, reap, set_worker_state, shorten_leases
 from jsm_queue.lifecycle.studies import (
     add_study,
     cancel_study,
@@ -55,6 +56,7 @@ __all__ = [
     "reap",
     "resume_study",
     "retry_study",
+    "set_worker_state",
     "shorten_leases",
     "touch",
     "write_verdict",

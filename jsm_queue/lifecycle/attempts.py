@@ -1,5 +1,6 @@
 """Offers, claims, results and ends: the states of runs and attempts."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from sqlalchemy import CursorResult, func, update
@@ -12,6 +13,7 @@ from jsm_queue.lifecycle.files import require_whole
 from jsm_queue.lifecycle.jobs import bump_control, give_up, set_job, swap_state, wake_dependents
 from jsm_queue.scheduler import Offer
 from jsm_queue.store import tables as t
+from jsm_queue.store.database import insert_or_ignore
 from jsm_queue.store.events import log
 
 MAX_CHARGES = 3  # crashed or stalled attempts, on at least two workers or on every live one, until quarantine
@@ -28,26 +30,34 @@ def check_session(worker: t.Worker, boot_id: str) -> None:
         raise GoneError("This session was superseded by a newer one of the same worker", "Start the worker only once")
 
 
-def offer(session: Session, choice: Offer, run_id: str, attempt_id: str, now: float) -> bool:
-    """ready → active, with a run and an attempt offered to a slot; False when job or slot are not free any more.
+def offer(session: Session, choice: Offer, run_id: str, attempt_ids: Sequence[str], now: float) -> list[str]:
+    """ready → active, with a run and an attempt a job offered to a slot.
 
-    A suspect attempt of the job is lost now that it has a successor. A compare-and-set under the unique indexes, so two
-    coordinators cannot bind one job or one slot twice.
+    Returns the attempts: fewer where jobs were not ready any more, none where the slot was not free. A suspect attempt
+    of a job is lost now that it has a successor. A compare-and-set under the unique indexes, so two coordinators cannot
+    bind one job or one slot twice.
     """
-    if _slot_taken(session, choice):
-        return False
-    _end_suspect(session, choice.job, now)
-    if not swap_state(session, choice.job, "ready", "active"):
-        return False
-    job, worker = session.get_one(t.Job, choice.job), session.get_one(t.Worker, choice.worker)
-    session.add(t.Run(id=run_id, worker=worker.id, slot=choice.slot, state="offered", offered_at=now))
-    session.flush()
-    attempt = t.Attempt(id=attempt_id, job=job.id, run=run_id, worker=worker.id, state="offered", offered_at=now)
-    attempt.began_at, attempt.disk_free = job.position, worker.disk_free
-    session.add(attempt)
-    session.flush()
-    log(session, now, "attempt offered", job=choice.job, attempt=attempt_id, worker=choice.worker)
-    return True
+    worker = session.get_one(t.Worker, choice.worker)
+    if worker.state != "active" or _slot_taken(session, choice):
+        return []
+    slot = session.get(t.Slot, (choice.worker, choice.slot))
+    offered: list[str] = []
+    for job_id, attempt_id in zip(choice.jobs, attempt_ids, strict=True):
+        _end_suspect(session, job_id, now)
+        if not swap_state(session, job_id, "ready", "active"):
+            continue
+        if not offered:
+            session.add(t.Run(id=run_id, worker=worker.id, slot=choice.slot, state="offered", offered_at=now))
+            session.flush()
+        job = session.get_one(t.Job, job_id)
+        attempt = t.Attempt(id=attempt_id, job=job.id, run=run_id, worker=worker.id, state="offered", offered_at=now)
+        attempt.began_at, attempt.disk_free = job.position, worker.disk_free
+        attempt.memory_free = slot.vram_free if slot else 0
+        session.add(attempt)
+        session.flush()
+        log(session, now, "attempt offered", job=job_id, attempt=attempt_id, worker=choice.worker)
+        offered.append(attempt_id)
+    return offered
 
 
 def _slot_taken(session: Session, choice: Offer) -> bool:
@@ -117,6 +127,8 @@ def accept(session: Session, attempt_id: str, worker_id: str, result: protocol.R
         raise ConflictError(f"Job {job.id} has an accepted result", "Drop the result")
     session.refresh(job)
     _enter(session, job.id, attempt_id, result)
+    for sha in {artifact.sha for artifact in result.artifacts}:
+        insert_or_ignore(session, t.ArtifactAt(sha=sha, worker=worker_id))
     _supersede(session, job.id, attempt_id, now)
     attempt.state, attempt.reason, attempt.ended_at, attempt.provenance = (
         "accepted",

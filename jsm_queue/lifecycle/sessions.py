@@ -1,12 +1,14 @@
 """Workers: joining, saying hello, staying alive, being given up."""
 
-from sqlalchemy import update
+from collections.abc import Sequence
+
+from sqlalchemy import delete, update
 from sqlmodel import Session, col, select
 
 from jsm_queue import protocol
 from jsm_queue.errors import GoneError
 from jsm_queue.lifecycle.attempts import check_session, deliverable, end_attempt, revive_suspect
-from jsm_queue.lifecycle.jobs import set_job
+from jsm_queue.lifecycle.jobs import bump_control, set_job
 from jsm_queue.store import tables as t
 from jsm_queue.store.events import log
 
@@ -19,6 +21,22 @@ def join(session: Session, invite: t.Token, worker_id: str, name: str, token_has
     log(session, now, "worker joined", worker=worker_id, data={"name": name})
 
 
+def set_worker_state(session: Session, worker: t.Worker, state: str, now: float) -> None:
+    """active ↔ paused ↔ draining, as people want it; any → removed, whose token and session are good for nothing.
+
+    What a removed worker ran is lost at once. A removed worker stays so: it joins anew with another invite.
+    """
+    if worker.state in (state, "removed"):
+        return
+    worker.state = state
+    log(session, now, f"worker {state}", worker=worker.id)
+    if state == "removed":
+        worker.lease_until, worker.broker_secret_hash = 0.0, None
+        _end_all(session, worker, frozenset(), "its worker was removed", now)
+        _forget_slots(session, worker)
+    bump_control(session)
+
+
 def hello(session: Session, worker: t.Worker, request: protocol.HelloRequest, lease_s: float, now: float) -> list[str]:
     """A session begins. What the old one ran is lost at once, what it finished is still to be delivered.
 
@@ -29,22 +47,38 @@ def hello(session: Session, worker: t.Worker, request: protocol.HelloRequest, le
     worker.boot_id, worker.lease_until = request.boot_id, now + lease_s
     worker.hardware = request.hardware.model_dump(mode="json")
     log(session, now, "worker hello", worker=worker.id)
-    held = set(request.undelivered)
+    _end_all(session, worker, frozenset(request.undelivered), "its worker started anew", now)
+    _forget_slots(session, worker)
+    session.add_all(_slot(worker.id, report) for report in request.slots)
+    _locate(session, worker.id, request.holds)
+    return [attempt for attempt in request.undelivered if not deliverable(session, attempt)]
+
+
+def _end_all(session: Session, worker: t.Worker, held: frozenset[str], why: str, now: float) -> None:
+    """What the old session ran is lost; the attempts `held`, whose results are whole on its disk, are delivering."""
     live = select(t.Attempt).where(t.Attempt.worker == worker.id, col(t.Attempt.state).in_(t.LIVE))
     for attempt in session.exec(live).all():
         if attempt.state == "offered":
-            end_attempt(session, attempt, "unclaimed", "its worker started anew", "", now)
+            end_attempt(session, attempt, "unclaimed", why, "", now)
         elif attempt.id in held:
             _delivering(session, attempt, now)
         else:
-            end_attempt(session, attempt, "lost", "its worker started anew", "", now)
+            end_attempt(session, attempt, "lost", why, "", now)
+
+
+def _forget_slots(session: Session, worker: t.Worker) -> None:
     open_runs = update(t.Run).where(col(t.Run.worker) == worker.id, col(t.Run.state) != "closed").values(state="closed")
     session.connection().execute(open_runs)
     for slot in session.exec(select(t.Slot).where(t.Slot.worker == worker.id)).all():
         session.delete(slot)
     session.flush()
-    session.add_all(_slot(worker.id, report) for report in request.slots)
-    return [attempt for attempt in request.undelivered if not deliverable(session, attempt)]
+
+
+def _locate(session: Session, worker: str, holds: Sequence[str]) -> None:
+    """Which artifacts this worker has: those that it says, and no others."""
+    session.connection().execute(delete(t.ArtifactAt).where(col(t.ArtifactAt.worker) == worker))
+    session.add_all(t.ArtifactAt(sha=sha, worker=worker) for sha in dict.fromkeys(holds))
+    session.flush()
 
 
 def _slot(worker: str, report: protocol.SlotReport) -> t.Slot:
@@ -78,6 +112,7 @@ def _note(session: Session, worker: t.Worker, seen: protocol.AttemptReport, now:
     if attempt is None or attempt.worker != worker.id or attempt.state not in ("running", "delivering", "suspect"):
         return
     attempt.position, attempt.total, attempt.metrics = seen.position, seen.total, dict(seen.metrics)
+    attempt.paused = seen.paused
     revive_suspect(session, attempt, seen.phase, now)
     if seen.phase == "delivering":
         _delivering(session, attempt, now)

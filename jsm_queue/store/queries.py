@@ -263,9 +263,9 @@ def open_runs(session: Session) -> list[tuple[t.Run, str]]:
 
 
 def slots(session: Session, now: float) -> list[tuple[t.Slot, t.Worker]]:
-    """The slots of live workers."""
+    """The slots of live workers that take new jobs."""
     query = select(t.Slot, t.Worker).join(t.Worker, col(t.Worker.id) == col(t.Slot.worker))
-    return list(session.exec(query.where(t.Worker.lease_until > now)).all())
+    return list(session.exec(query.where(t.Worker.lease_until > now, t.Worker.state == "active")).all())
 
 
 def full_disks(session: Session, since: float) -> set[tuple[str, str]]:
@@ -301,10 +301,13 @@ def first_listing(session: Session, job: str) -> t.StudyJob:
 
 
 def desired(session: Session, worker: str) -> dict[str, str]:
-    """Attempt → "run", "release" or "stop", of the attempts in the worker's open runs.
+    """Attempt → "run", "pause", "release" or "stop", of the attempts in the worker's open runs.
 
-    "release" what only a paused study wants, "stop" what nobody does.
+    "stop" what nobody wants; "release" what only a paused study wants, and everything on a worker that is drained;
+    "pause" everything on one that is paused.
     """
+    state = session.get_one(t.Worker, worker).state
+    here = {"active": "run", "paused": "pause"}.get(state, "release")
     running, paused = (
         # Of this attempt's job alone: a running study lists thousands, and every worker asks twice a second.
         select(t.StudyJob.job)
@@ -313,7 +316,7 @@ def desired(session: Session, worker: str) -> dict[str, str]:
         .exists()
         for state in ("running", "paused")
     )
-    wish = case((running, "run"), (paused, "release"), else_="stop")
+    wish = case((running, here), (paused, "release"), else_="stop")
     query = (
         select(t.Attempt.id, t.Attempt.state, wish)
         .join(t.Run, col(t.Run.id) == col(t.Attempt.run))

@@ -70,6 +70,7 @@ class Job(SQLModel, table=True):
     `charges`: attempts that crashed or stalled, on the workers `charged`; `losses`: lost ones in a row without a new
     checkpoint; `ooms`: those that ran out of memory. `checkpoint`, `position`: the newest checkpoint and where it
     stands, `…_prev`: the one before it. `solo`: it was in a fused run that failed, and runs alone from now on.
+    `memory_needed`: bytes that a slot must have free, learnt from what was too small; 0: as the cost model says.
     """
 
     id: str = Field(primary_key=True)
@@ -81,6 +82,7 @@ class Job(SQLModel, table=True):
     charged: list[str] | None = _json(nullable=True)
     losses: int = 0
     ooms: int = 0
+    memory_needed: int = Field(default=0, sa_type=BIG)  # type: ignore[call-overload]
     solo: bool = False
     checkpoint: str | None = None
     position: int = Field(default=0, sa_type=BIG)  # type: ignore[call-overload]
@@ -103,14 +105,17 @@ class JobNeed(SQLModel, table=True):
 
 
 class Worker(SQLModel, table=True):
-    """One machine of the pool. `boot_id`: its session; `control_rev` grows when a desired state may have changed.
+    """One machine of the pool. state: active | paused | draining | removed, as people want it.
 
-    `disk_free`: bytes that it can still write, as last reported.
+    `boot_id`: its session; `control_rev` grows when a desired state may have changed. `disk_free`: bytes that it can
+    still write, as last reported. `broker_secret_hash`: sha256 of its password at the broker.
     """
 
     id: str = Field(primary_key=True)
     name: str
+    state: str = "active"
     token_hash: str = Field(index=True)
+    broker_secret_hash: str | None = None
     boot_id: str | None = None
     lease_until: float = 0.0
     hardware: dict[str, Any] | None = _json(nullable=True)
@@ -120,14 +125,19 @@ class Worker(SQLModel, table=True):
 
 
 class Slot(SQLModel, table=True):
-    """Each GPU of a worker and its CPU slots, as last reported. `vram_free` in bytes."""
+    """Each GPU of a worker and its CPU slots, as last reported. `vram_free`, `vram_total` in bytes.
+
+    `hold`: why its owner keeps it.
+    """
 
     worker: str = Field(primary_key=True, foreign_key="worker.id")
     idx: int = Field(primary_key=True)
     kind: str
     device: str
     vram_free: int = Field(sa_type=BIG)  # type: ignore[call-overload]
+    vram_total: int = Field(default=0, sa_type=BIG)  # type: ignore[call-overload]
     free: bool
+    hold: str | None = None
     warm_base: str | None = None
 
 
@@ -159,7 +169,8 @@ class Attempt(SQLModel, table=True):
     """One try at one job; its random id is the fencing token.
 
     state: offered | running | delivering | suspect | accepted | ended; `reason` says how it ended. `began_at`: the
-    job's position when it was offered, `disk_free`: what its worker could write then.
+    job's position when it was offered, `disk_free`: what its worker could write then. `memory_free`: what its slot had
+    free then, in bytes. `paused`: why it stands still, as last reported.
     """
 
     id: str = Field(primary_key=True)
@@ -175,6 +186,8 @@ class Attempt(SQLModel, table=True):
     position: int = Field(default=0, sa_type=BIG)  # type: ignore[call-overload]
     total: int = Field(default=0, sa_type=BIG)  # type: ignore[call-overload]
     metrics: dict[str, Any] | None = _json(nullable=True)
+    memory_free: int = Field(default=0, sa_type=BIG)  # type: ignore[call-overload]
+    paused: str | None = None
     provenance: dict[str, Any] | None = _json(nullable=True)
     offered_at: float
     started_at: float | None = None
@@ -211,6 +224,31 @@ class ArtifactRef(SQLModel, table=True):
     job: str = Field(primary_key=True, foreign_key="job.id")
     role: str = Field(primary_key=True)
     sha: str = Field(foreign_key="artifact.sha")
+
+
+class ArtifactAt(SQLModel, table=True):
+    """Worker `worker` said that artifact `sha` is in its cache."""
+
+    __tablename__ = "artifact_at"  # type: ignore[assignment]
+    sha: str = Field(primary_key=True)
+    worker: str = Field(primary_key=True, foreign_key="worker.id", index=True)
+
+
+class CostSample(SQLModel, table=True):
+    """What an accepted attempt took. `base`: the base model's name, `gpu`: the slot's hardware.
+
+    `work`: the cost model's own measure of the job, `seconds` without what it waited, `peak_bytes` of memory or 0.
+    """
+
+    __tablename__ = "cost_sample"  # type: ignore[assignment]
+    attempt: str = Field(primary_key=True)
+    kind: str = Field(index=True)
+    base: str | None = None
+    gpu: str
+    work: float
+    seconds: float
+    peak_bytes: int = Field(default=0, sa_type=BIG)  # type: ignore[call-overload]
+    at: float
 
 
 class Record(SQLModel, table=True):
@@ -253,13 +291,18 @@ class Counter(SQLModel, table=True):
 
 
 class Token(SQLModel, table=True):
-    """Who may do what. scope: admin | invite. Only the hash is kept; workers' tokens are in `worker`."""
+    """Who may do what. scope: admin | submit | read | invite. Only the hash is kept; workers' tokens are in `worker`.
+
+    `name`: what people call it.
+    """
 
     hash: str = Field(primary_key=True)
     scope: str
+    name: str = ""
     created_at: float
     expires_at: float | None = None
     used_at: float | None = None
+    revoked_at: float | None = None
 
 
 for _table in SQLModel.metadata.tables.values():

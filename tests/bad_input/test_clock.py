@@ -32,7 +32,7 @@ def engine(engine: Engine) -> Engine:
         s.flush()
         worker = s.get_one(t.Worker, "w")
         lifecycle.hello(s, worker, protocol.HelloRequest(boot_id=BOOT, hardware=hardware, slots=slots), 60.0, 1000.0)
-        lifecycle.offer(s, Offer(JOB.id, JOB.kind, "w", 0), "c0" * 16, "a0" * 16, 1000.0)
+        lifecycle.offer(s, Offer((JOB.id,), JOB.kind, "w", 0), "c0" * 16, ["a0" * 16], 1000.0)
     for second in range(1000, 1020):
         coordinator._reap(engine, SETTINGS, float(second))
     return engine

@@ -124,7 +124,7 @@ class LifecycleMachine(Sides):
         ready = [name for name, job in self.model.jobs.items() if job.state == "ready"]
         draft = scene.JOBS[drawn.one_of([*ready * 3, *self.model.jobs])]
         taken = [slot for slot in self._slots() if self.model.open_run(*slot)]
-        self.offer(scheduler.Offer(draft.id, draft.kind, *drawn.one_of([*taken, *self._slots()])))
+        self.offer(scheduler.Offer((draft.id,), draft.kind, *drawn.one_of([*taken, *self._slots()])))
 
     def _slots(self) -> list[tuple[str, int]]:
         return [(worker, idx) for worker in WORKERS for idx in scene.SLOTS[worker]]
@@ -216,7 +216,7 @@ class LifecycleMachine(Sides):
             job = scene.JOBS[drawn.one_of(ready)]
             for _ in range(drawn.one_of([2, 3, 5])):
                 worker, idx = drawn.one_of(self._slots())
-                run, attempt = self.offer(scheduler.Offer(job.id, job.kind, worker, idx))
+                run, attempt = self.offer(scheduler.Offer((job.id,), job.kind, worker, idx))
                 if attempt in self.model.attempts:
                     self.claim(run, worker, self.boots[worker])
                     self.end(attempt, worker, reason)

@@ -127,8 +127,8 @@ class Sides(RuleBasedStateMachine):
         self.actor = None
         run, attempt = self.new_id(), self.new_id()
         self.same(
-            lambda: self.model.offer(scene.NAMES[choice.job], choice.worker, choice.slot, run, attempt, self.now),
-            lambda s: lifecycle.offer(s, choice, run, attempt, self.now),
+            lambda: self.model.offer(scene.NAMES[choice.jobs[0]], choice.worker, choice.slot, run, attempt, self.now),
+            lambda s: bool(lifecycle.offer(s, choice, run, [attempt], self.now)),
         )
         return run, attempt
 

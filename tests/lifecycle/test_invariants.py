@@ -73,7 +73,7 @@ class Store:
     def start(self, attempt: str, worker: str = "w0", job: JobDraft = A) -> None:
         """Offer and claim."""
         with writing(self.engine) as s:
-            assert lifecycle.offer(s, Offer(job.id, job.kind, worker, 0), _run(attempt), attempt, 1.0)
+            assert lifecycle.offer(s, Offer((job.id,), job.kind, worker, 0), _run(attempt), [attempt], 1.0)
             claim = protocol.ClaimRequest(boot_id=BOOT, delivery="d" * 8)
             lifecycle.claim(s, _run(attempt), s.get_one(t.Worker, worker), claim, 1.0)
 

@@ -44,7 +44,7 @@ def hello(s: Session, worker: str, now: float, undelivered: tuple[str, ...] = ()
 
 def start(s: Session, attempt: str, worker: str = "w0", job: JobDraft = A, now: float = 1.0) -> str:
     """Offer and claim; its run is "f" and the attempt's id. Returns the attempt's id."""
-    assert lifecycle.offer(s, Offer(job.id, job.kind, worker, 0), "f" + attempt, attempt, now)
+    assert lifecycle.offer(s, Offer((job.id,), job.kind, worker, 0), "f" + attempt, [attempt], now)
     row = s.get_one(t.Worker, worker)
     lifecycle.claim(s, "f" + attempt, row, protocol.ClaimRequest(boot_id=row.boot_id or "", delivery="d" * 8), now)
     return attempt
@@ -191,7 +191,7 @@ def revision(engine: Engine) -> int:
 
 def test_a_result_that_was_never_claimed_takes_no_slot_for_ever(engine: Engine) -> None:
     with writing(engine) as s:
-        assert lifecycle.offer(s, Offer(A.id, A.kind, "w0", 0), "fa0", "a0", 1.0)
+        assert lifecycle.offer(s, Offer((A.id,), A.kind, "w0", 0), "fa0", ["a0"], 1.0)
         files = scene.files("A", "a0")
         for file in files.values():
             lifecycle.know(s, file, 1, 1.0)

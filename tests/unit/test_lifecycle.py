@@ -56,7 +56,7 @@ def state(engine: Engine, job: JobDraft) -> str:
 def start(engine: Engine, job: JobDraft, worker: str = "w0", attempt: str = "a0", now: float = 1.0) -> str:
     """Offer and claim; returns the attempt's id."""
     with writing(engine) as s:
-        assert lifecycle.offer(s, Offer(job.id, job.kind, worker, 0), "r" + attempt, attempt, now)
+        assert lifecycle.offer(s, Offer((job.id,), job.kind, worker, 0), "r" + attempt, [attempt], now)
         boot = s.get_one(t.Worker, worker).boot_id or ""
         lifecycle.claim(
             s,
@@ -122,11 +122,11 @@ def test_a_result_is_accepted_once_and_a_replay_changes_nothing(engine: Engine) 
 def test_one_live_attempt_a_job_and_one_run_a_slot(engine: Engine) -> None:
     start(engine, A)
     with writing(engine) as s:
-        assert not lifecycle.offer(s, Offer(A.id, A.kind, "w1", 0), "r9", "a9", 1.0)
+        assert not lifecycle.offer(s, Offer((A.id,), A.kind, "w1", 0), "r9", ["a9"], 1.0)
     with writing(engine) as s:
         s.get_one(t.Job, B.id).state = "ready"
     with writing(engine) as s:
-        assert not lifecycle.offer(s, Offer(B.id, B.kind, "w0", 0), "r8", "a8", 1.0)
+        assert not lifecycle.offer(s, Offer((B.id,), B.kind, "w0", 0), "r8", ["a8"], 1.0)
 
 
 def test_the_same_delivery_gets_the_same_claim_and_another_gets_409(engine: Engine) -> None:
@@ -141,7 +141,7 @@ def test_the_same_delivery_gets_the_same_claim_and_another_gets_409(engine: Engi
 
 def test_an_unclaimed_offer_ends_and_frees_job_and_slot(engine: Engine) -> None:
     with writing(engine) as s:
-        lifecycle.offer(s, Offer(A.id, A.kind, "w0", 0), "r0", "a0", 1.0)
+        lifecycle.offer(s, Offer((A.id,), A.kind, "w0", 0), "r0", ["a0"], 1.0)
         assert lifecycle.reap(s, offer_s=20, now=15.0, leases=True) == 0
         assert lifecycle.reap(s, offer_s=20, now=22.0, leases=True) == 1
     assert state(engine, A) == "ready"
@@ -201,7 +201,7 @@ def test_the_slot_of_a_suspect_is_not_offered(engine: Engine) -> None:
     start(engine, A)
     expire(engine)
     with writing(engine) as s:
-        assert not lifecycle.offer(s, Offer(A.id, A.kind, "w0", 0), "r9", "a9", 65.0)
+        assert not lifecycle.offer(s, Offer((A.id,), A.kind, "w0", 0), "r9", ["a9"], 65.0)
     assert state(engine, A) == "ready"
 
 
@@ -308,7 +308,7 @@ def test_an_offer_that_a_late_result_supersedes_gives_its_slot_back(engine: Engi
     first = start(engine, A)
     end(engine, first, "lost")
     with writing(engine) as s:
-        assert lifecycle.offer(s, Offer(A.id, A.kind, "w1", 0), "r1", "a1", 2.0)
+        assert lifecycle.offer(s, Offer((A.id,), A.kind, "w1", 0), "r1", ["a1"], 2.0)
     accept(engine, A, first)
     start(engine, B, worker="w1", attempt="a2")
 
@@ -368,7 +368,7 @@ def test_a_job_for_one_class_of_machine_is_quarantined_by_that_class_alone(engin
 
 def test_an_offer_that_its_worker_never_saw_is_unclaimed_at_its_next_start(engine: Engine) -> None:
     with writing(engine) as s:
-        lifecycle.offer(s, Offer(A.id, A.kind, "w0", 0), "r0", "a0", 1.0)
+        lifecycle.offer(s, Offer((A.id,), A.kind, "w0", 0), "r0", ["a0"], 1.0)
         lifecycle.hello(s, s.get_one(t.Worker, "w0"), greeting("b1" * 16), LEASE, 2.0)
     with reading(engine) as s:
         assert s.get_one(t.Attempt, "a0").reason == "unclaimed"

@@ -15,7 +15,7 @@ from jsm_queue.store import migrate
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import open_store, reading
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 ROWS: dict[str, list[dict[str, Any]]] = {
     "study": [
         {"id": "s", "name": "s", "spec": "{}", "inputs": "{}", "state": "running", "priority": 0, "created_at": 1.5},

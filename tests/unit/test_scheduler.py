@@ -38,17 +38,17 @@ SLOTS = st.lists(
 @given(JOBS, SLOTS)
 def test_offers_are_valid_and_independent_of_order(jobs: list[ReadyJob], slots: list[OpenSlot]) -> None:
     offers = assign(jobs, slots)
-    assert len({o.job for o in offers}) == len(offers) == len({(o.worker, o.slot) for o in offers})
+    assert len({o.jobs[0] for o in offers}) == len(offers) == len({(o.worker, o.slot) for o in offers})
     free = {(s.worker, s.idx) for s in slots if s.free}
     by_id = {job.id: job for job in jobs}
-    assert all((o.worker, o.slot) in free and o.worker not in by_id[o.job].excluded for o in offers)
+    assert all((o.worker, o.slot) in free and o.worker not in by_id[o.jobs[0]].excluded for o in offers)
     assert set(assign(jobs[::-1], slots[::-1])) == set(offers)
 
 
 @given(JOBS, SLOTS)
 def test_no_free_slot_idles_while_a_job_fits_it(jobs: list[ReadyJob], slots: list[OpenSlot]) -> None:
     offers = assign(jobs, slots)
-    left = [job for job in jobs if job.id not in {o.job for o in offers}]
+    left = [job for job in jobs if job.id not in {o.jobs[0] for o in offers}]
     used = {(o.worker, o.slot) for o in offers}
     idle = [s for s in slots if s.free and (s.worker, s.idx) not in used]
     rest = [s if (s.worker, s.idx) not in used else OpenSlot(s.worker, s.idx, s.kind, False, "A") for s in slots]
@@ -66,18 +66,18 @@ JUDGE = ReadyJob("judge", "judge", 0, (9,))
 def test_an_exclusive_job_waits_until_its_worker_is_empty_and_keeps_others_out() -> None:
     assert assign([LATENCY, JUDGE], [slot(0), slot(1, free=False)]) == []
     (offer,) = assign([LATENCY, JUDGE], [slot(0), slot(1)])
-    assert offer.job == "latency"
+    assert offer.jobs == ("latency",)
     assert assign([JUDGE], [slot(0, free=False, exclusive_run=True), slot(1)]) == []
 
 
 def test_an_exclusive_job_runs_on_its_hardware_class_alone() -> None:
     other = [OpenSlot("v", 0, "cpu", True, "B")]
-    assert [o.job for o in assign([LATENCY, JUDGE], other)] == ["judge"]
+    assert [o.jobs[0] for o in assign([LATENCY, JUDGE], other)] == ["judge"]
 
 
 def test_higher_priority_first_then_the_warm_slot() -> None:
     urgent = ReadyJob("urgent", "train", 5, (9,), base="b")
-    assert [o.job for o in assign([ReadyJob("x", "train", 0, (0,)), urgent], [slot(0)])] == ["urgent"]
+    assert [o.jobs[0] for o in assign([ReadyJob("x", "train", 0, (0,)), urgent], [slot(0)])] == ["urgent"]
     (offer,) = assign([urgent], [slot(0), slot(1, warm_base="b")])
     assert offer.slot == 1
 
