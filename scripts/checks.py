@@ -97,6 +97,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jsm-queue"
 
 
+def without_amx() -> str:
+    """Compiler flags that leave a server CPU's matrix tiles alone; nothing where there are none.
+
+    Virtual machines announce them and then fault on their first use, and no PC has them.
+    """
+    flags = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+    if "amx_tile" not in cpu_flags().split():
+        return ""
+    known = subprocess.run([find_compiler(), *flags.split(), "-E", "-x", "c++", os.devnull], capture_output=True, check=False)
+    return flags if known.returncode == 0 else ""
+
+
 def build_key(cmake_args: str) -> str:
     """Names a native build: 12 hexadecimal digits over what the compiled code depends on.
 

@@ -245,7 +245,9 @@ def torch_line(version: str, cuda: str, gpu: str) -> str:
 
 def cmake_args() -> str:
     """What llama.cpp is configured with; CMAKE_ARGS of the environment comes last and wins."""
-    return f"{CMAKE_ARGS} {os.environ.get('CMAKE_ARGS', '')}".strip()
+    flags = checks.without_amx()
+    quiet = f"'-DCMAKE_C_FLAGS={flags}' '-DCMAKE_CXX_FLAGS={flags}'" if flags else ""
+    return " ".join(filter(None, [CMAKE_ARGS, quiet, os.environ.get("CMAKE_ARGS", "")]))
 
 
 def wheel_folder() -> Path:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import signal
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,15 @@ def test_a_refusal_is_one_line_and_no_traceback(tmp_path: Path) -> None:
 def test_a_native_build_is_named_by_its_options() -> None:
     assert checks.build_key("-DA=ON") == checks.build_key("-DA=ON")
     assert checks.build_key("-DA=ON") != checks.build_key("-DA=OFF")
+
+
+def test_matrix_tiles_of_a_server_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "cpu_flags", lambda: "flags : fpu avx2")
+    assert checks.without_amx() == ""
+    monkeypatch.setattr(checks, "cpu_flags", lambda: "flags : fpu avx2 amx_tile amx_int8")
+    asked = [checks.find_compiler(), "-march=native", *checks.without_amx().split(), "-dM", "-E", "-x", "c++", os.devnull]
+    macros = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    assert "AMX" not in macros
 
 
 def test_llama_cpp_is_never_left_to_the_plain_resolution() -> None:
