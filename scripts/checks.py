@@ -105,7 +105,8 @@ def without_amx() -> str:
     flags = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
     if "amx_tile" not in cpu_flags().split():
         return ""
-    known = subprocess.run([find_compiler(), *flags.split(), "-E", "-x", "c++", os.devnull], capture_output=True, check=False)
+    command = [find_compiler(), *flags.split(), "-E", "-x", "c++", os.devnull]
+    known = subprocess.run(command, capture_output=True, check=False)
     return flags if known.returncode == 0 else ""
 
 

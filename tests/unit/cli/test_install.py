@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import signal
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -90,8 +89,8 @@ def test_matrix_tiles_of_a_server_are_left_alone(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(checks, "cpu_flags", lambda: "flags : fpu avx2")
     assert checks.without_amx() == ""
     monkeypatch.setattr(checks, "cpu_flags", lambda: "flags : fpu avx2 amx_tile amx_int8")
-    asked = [checks.find_compiler(), "-march=native", *checks.without_amx().split(), "-dM", "-E", "-x", "c++", os.devnull]
-    macros = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    asked = [checks.find_compiler(), "-march=native", *checks.without_amx().split(), "-dM", "-E", "-x", "c++"]
+    macros = subprocess.run([*asked, os.devnull], capture_output=True, text=True, check=False).stdout
     assert "AMX" not in macros
 
 
