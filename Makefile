@@ -5,7 +5,7 @@ PYTHON := $(or $(PYTHON),python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev check test demo crashpoints docs clean
+.PHONY: help install install-dev check test demo crashpoints chaos docs clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,10 +26,13 @@ check: install-dev ## ruff, formatting, import arrows, types
 	$(BIN)/pyright
 
 test: install-dev ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 crashpoints: install-dev ## kills a process at every commit, rename and send of a small study: 20 minutes or so
 	@$(BIN)/python -W "ignore:XDG_RUNTIME_DIR is not set" -m tests.crashpoints
+
+chaos: install-dev ## 60 jobs on six machines while everything goes wrong: make chaos SEED=1 FAULTS=200
+	@$(BIN)/python -W "ignore:XDG_RUNTIME_DIR is not set" -m tests.chaos --seed $(or $(SEED),1) --faults $(or $(FAULTS),200)
 
 docs: install-dev ## writes docs/cli.md and docs/settings.md again
 	$(BIN)/python scripts/reference.py

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import re
 import threading
 from collections.abc import AsyncIterator
@@ -13,12 +14,14 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api import brokerusers, hubcache
 from api.context import Context
 from api.requests import CheckedRequests, error_response
-from api.routes import artifacts, jobs, logs, studies, worker, workers
-from jsm_queue import __version__, broker, coordinator
+from api.routes import artifacts, hub, jobs, join, logs, studies, tokens, worker, workers
+from jsm_queue import __version__, broker, coordinator, tls
 from jsm_queue import logs as log_lines
 from jsm_queue.artifacts import Uploads
 from jsm_queue.errors import (
@@ -30,6 +33,7 @@ from jsm_queue.errors import (
     RequestError,
     StoreAwayError,
 )
+from jsm_queue.protocol import Bell
 from jsm_queue.settings import Settings
 from jsm_queue.store.database import open_store
 
@@ -41,22 +45,25 @@ SEE_DOCS = "See /docs"
 def create_app(settings: Settings) -> FastAPI:
     """The api with its coordinator, on the store and broker of the settings."""
     engine = open_store(settings.store_url)
-    ctx = Context(engine, settings, Uploads(engine, settings.home / "artifacts"))
+    models = hubcache.from_environment(settings.home / "hub", settings.hub_cache_bytes, dict(os.environ))
+    ctx = Context(engine, settings, Uploads(engine, settings.home / "artifacts"), models)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        brokerusers.start(ctx)
         thread = start_coordinator(ctx)
         yield
         ctx.stop.set()
         ctx.wake.set()
         thread.join(timeout=10)
 
-    app = FastAPI(title="jsm-queue", version=__version__, lifespan=lifespan)
+    app = FastAPI(title="jsm-queue", version=__version__, lifespan=lifespan, redirect_slashes=False)
     app.state.context = ctx
     app.add_middleware(CheckedRequests)
     app.add_middleware(tell_what_it_is_about)
-    for routes in (studies, jobs, logs, workers, worker, artifacts):
+    for routes in (studies, jobs, logs, workers, worker, artifacts, join, tokens, hub):
         app.include_router(routes.router, prefix="/v1")
+    app.include_router(join.scripts)
     app.add_api_route("/healthz", health, tags=["health"])
     app.add_exception_handler(JsmError, _jsm_error)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -91,9 +98,9 @@ def health() -> dict[str, str]:
 
 def start_coordinator(ctx: Context) -> threading.Thread:
     """The coordinator's loop in a thread of this process."""
-    app = broker.sender(ctx.settings.broker_url or "")
+    app = broker.sender(ctx.settings.broker_url or "", tls.read_ca(ctx.settings.broker_ca))
 
-    def ring(worker_id: str, kind: str, bell: coordinator.Bell) -> None:
+    def ring(worker_id: str, kind: str, bell: Bell) -> None:
         broker.ring(app, worker_id, kind, bell)
 
     thread = threading.Thread(
@@ -123,8 +130,15 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == NotFoundError.status:
         return error_response(NotFoundError(f"{where}: there is no such path", SEE_DOCS), error.headers)
     if error.status_code == MethodError.status:
-        return error_response(MethodError(f"{where}: the path has not this method"), error.headers)
+        return error_response(MethodError(f"{where}: the path has not this method"), {"Allow": _allowed(request)})
     return error_response(RequestError(f"{where}: {error.detail}"), error.headers)
+
+
+def _allowed(request: Request) -> str:
+    """Every method of the path, which several routes may share. Of each only the first is asked otherwise."""
+    routes, methods = request.app.routes, ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+    asked = {method: {**request.scope, "method": method} for method in methods}
+    return ", ".join(name for name in asked if any(r.matches(asked[name])[0] == Match.FULL for r in routes))
 
 
 async def _unstorable(request: Request, error: Exception) -> JSONResponse:

@@ -16,7 +16,12 @@ def path(home: Path, attempt: str) -> Path:
     """Where an attempt's log is. Raises NotFoundError for what cannot be an attempt's id."""
     if not re.fullmatch(r"[0-9a-f]{32}", attempt):
         raise NotFoundError(f"No attempt {attempt!r}", "`jsm logs JOB` shows the newest one")
-    return home / "logs" / "attempts" / f"{attempt}.log"
+    return folder(home) / f"{attempt}.log"
+
+
+def folder(home: Path) -> Path:
+    """Where the logs are."""
+    return home / "logs" / "attempts"
 
 
 def append(home: Path, attempt: str, offset: int, text: str) -> int:

@@ -1,14 +1,17 @@
-"""What every route may use: the store, the settings, the uploads and the coordinator's bell."""
+"""What every route may use: the store, the settings, the uploads, the hub's models and the coordinator's bell."""
 
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
+from api.hubcache import HubCache
+from jsm_queue import acl, tls
 from jsm_queue.artifacts import Uploads
 from jsm_queue.settings import Settings
 
@@ -20,6 +23,7 @@ class Context:
     engine: Engine
     settings: Settings
     uploads: Uploads
+    hub: HubCache
     wake: threading.Event = field(default_factory=threading.Event)
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -27,6 +31,11 @@ class Context:
     def artifacts(self) -> Path:
         """The folder of the artifacts."""
         return self.uploads.root
+
+    @cached_property
+    def users(self) -> acl.Users:
+        """The broker's users."""
+        return acl.Users(self.settings.broker_url or "", tls.read_ca(self.settings.broker_ca))
 
     def now(self) -> float:
         """Seconds since the epoch; leases are judged by this clock alone."""

@@ -24,8 +24,8 @@ RESULTS = Path(__file__).parent / "results"
 class Row:
     """One measured figure.
 
-    `bound`: what `value` must not exceed, in the same unit. `reference`: whose figure `reference_value` is,
-    taken in the same run.
+    `bound`: what `value` must not exceed, in the same unit, or with `at_least` not fall below. `reference`: whose
+    figure `reference_value` is, taken in the same run.
     """
 
     case: str
@@ -34,6 +34,7 @@ class Row:
     bound: float | None = None
     reference: str | None = None
     reference_value: float | None = None
+    at_least: bool = False
 
     @property
     def ratio(self) -> float | None:
@@ -43,7 +44,9 @@ class Row:
     @property
     def ok(self) -> bool | None:
         """Whether the bound holds; None without one."""
-        return None if self.bound is None else self.value <= self.bound
+        if self.bound is None:
+            return None
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
 
 
 def report(name: str, rows: Sequence[Row]) -> int:
@@ -55,12 +58,18 @@ def report(name: str, rows: Sequence[Row]) -> int:
         "commit": commit(),
         "machine": machine,
         "command": f"make bench-{name.replace('_', '-')}",
-        "rows": [asdict(row) | {"ratio": row.ratio, "ok": row.ok} for row in rows],
+        "rows": [_as_json(row) for row in rows],
     }
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps(found, ensure_ascii=False, indent=2)
     (RESULTS / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
     return 1 if any(row.ok is False for row in rows) else 0
+
+
+def _as_json(row: Row) -> dict[str, object]:
+    given = asdict(row)
+    del given["at_least"]
+    return given | {"ratio": row.ratio, "ok": row.ok}
 
 
 def describe_machine() -> str:

@@ -6,6 +6,8 @@ Keys in Redis or Valkey, for a worker W whose queue Q is `jsm.w.W`:
     _kombu.binding.Q, _kombu.binding_permanent.Q   set, string   kombu's routing
     flower.unacked…, celeryev.*              Flower's
 
+Users there: `acl.py`.
+
 All of it may be lost at any time: the coordinator rings again from the store.
 """
 
@@ -58,9 +60,9 @@ def _queue(worker_id: str) -> Queue:
 # ---- apps --------------------------------------------------------------------------------------------------
 
 
-def sender(broker_url: str) -> Celery:
+def sender(broker_url: str, ca: str | None = None) -> Celery:
     """The coordinator's app: it only sends. Raises SetupError for a URL that must not be used."""
-    app = _app(broker_url, unacked="jsm.sender")
+    app = _app(broker_url, "jsm.sender", ca)
     app.conf.update(
         task_create_missing_queues=True,  # it sends to queues that only their workers declare
         task_send_sent_event=True,  # Flower shows what is queued
@@ -87,12 +89,12 @@ def ring(app: Celery, worker_id: str, kind: str, bell: Bell) -> None:
         raise SetupError("The queue's broker cannot be reached", "Is Redis or Valkey running?") from error
 
 
-def worker_app(broker_url: str, worker_id: str, slots: int, handle: Handle) -> Celery:
+def worker_app(broker_url: str, worker_id: str, slots: int, handle: Handle, ca: str | None = None) -> Celery:
     """A worker's app: it takes messages from its own queue alone, one task a kind, one thread a slot.
 
     Raises SetupError for a URL that must not be used.
     """
-    app = _app(broker_url, unacked=queue_name(worker_id))
+    app = _app(broker_url, queue_name(worker_id), ca)
     app.conf.update(
         task_default_queue=queue_name(worker_id),
         task_queues=[_queue(worker_id)],  # nobody else's
@@ -154,16 +156,16 @@ def stop_consuming(exit_code: int = 0) -> None:
     state.should_stop = exit_code
 
 
-def monitor(broker_url: str) -> Celery:
+def monitor(broker_url: str, ca: str | None = None) -> Celery:
     """Flower's app. Raises SetupError for a URL that must not be used."""
-    app = _app(broker_url, unacked="flower")
+    app = _app(broker_url, "flower", ca)
     app.conf.task_queues = []
     return app
 
 
-def _app(broker_url: str, unacked: str) -> Celery:
+def _app(broker_url: str, unacked: str, ca: str | None) -> Celery:
     """What all apps share. `unacked` begins the names of this client's own bookkeeping keys."""
-    tls = _tls(broker_url)
+    tls = tls_options(broker_url, ca)
     app = Celery("jsm", broker=broker_url, set_as_current=False)
     app.conf.update(
         broker_use_ssl=tls,
@@ -188,16 +190,17 @@ def _app(broker_url: str, unacked: str) -> Celery:
     return app
 
 
-def _tls(broker_url: str) -> dict[str, Any] | None:
-    """The TLS settings that a broker URL needs; plain text is for this machine and a container network alone.
+def tls_options(broker_url: str, ca: str | None = None) -> dict[str, Any] | None:
+    """What a connection to a broker URL needs for TLS; plain text is for this machine and a container network alone.
 
-    Raises SetupError for anything else.
+    `ca`: PEM text of the authority by which the broker is known. Raises SetupError for anything else.
     """
     parts = urlsplit(broker_url)
     host = parts.hostname or ""
     if parts.scheme == "rediss":
         # Without this kombu accepts any certificate. The system's authorities count, or SSL_CERT_FILE's.
-        return {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
+        options: dict[str, Any] = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
+        return options | ({"ssl_ca_data": ca} if ca else {})
     if parts.scheme != "redis" or not host:
         raise SetupError(
             f"The broker URL {_without_password(broker_url)!r} is not usable",
@@ -242,7 +245,7 @@ def start_valkey(folder: Path, port: int, log: Path | None = None) -> processes.
     log = log or folder / "valkey.log"
     server = processes.spawn([_valkey_program(), str(config)], log)
     deadline = time.monotonic() + START_S
-    while not _answers(valkey_url(folder, port)):
+    while not answers(valkey_url(folder, port)):
         if server.poll() is not None or time.monotonic() > deadline:
             processes.kill_tree(server.pid)
             raise SetupError(f"Valkey did not start on port {port}", f"Its log is {log}")
@@ -289,11 +292,13 @@ def _password(folder: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _answers(url: str) -> bool:
+def answers(url: str, ca: str | None = None) -> bool:
+    """Whether the broker of that URL can be spoken to now."""
     import redis
 
+    options = {"socket_timeout": 1, "socket_connect_timeout": 1, "retry": None} | (tls_options(url, ca) or {})
     try:
-        with redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, retry=None) as client:
+        with redis.Redis.from_url(url, **options) as client:
             return bool(client.ping())
     except redis.RedisError:
         return False

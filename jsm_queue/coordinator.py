@@ -7,18 +7,16 @@ whose message was never sent ends unclaimed and is made anew.
 import logging
 import threading
 import time
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
-from jsm_queue import lifecycle, logs, planner, scheduler, verdicts
-from jsm_queue.crashpoints import within
-from jsm_queue.kinds import Inputs, on_gpu
-from jsm_queue.protocol import Bell
+from jsm_queue import assigning, lifecycle, logs, planner, verdicts
+from jsm_queue.assigning import Ring
+from jsm_queue.kinds import Inputs
 from jsm_queue.settings import Settings
 from jsm_queue.spec import parse_spec
 from jsm_queue.store import looks, queries
@@ -27,13 +25,7 @@ from jsm_queue.store.database import insert_or_ignore, reading, writing
 
 logger = logging.getLogger(__name__)
 
-Ring = Callable[[str, str, Bell], None]
-"""ring(worker, kind, bell): send the message; may raise when the broker is away."""
-
 LISTED_AT_ONCE = 200  # jobs a transaction: workers' heartbeats wait for it
-DISK_PAUSE_S = 60.0  # how long a worker that says nothing of its disk does not get a job again that filled it
-STAGES = ("scale", "bases", "quantization")
-KIND_ORDER = ("prepare", "train", "score", "convert", "answer", "judge", "parity", "latency")
 
 
 def loop(engine: Engine, settings: Settings, ring: Ring, wake: threading.Event, stop: threading.Event) -> None:
@@ -56,7 +48,7 @@ def tick(engine: Engine, settings: Settings, ring: Ring, seen: int = -1) -> int:
         newest = queries.last_event(session)
         studies = looks.studies_to_plan(session, seen)
     _plan_all(engine, studies, now)
-    _assign(engine, ring, now)
+    assigning.assign(engine, ring, now)
     return newest
 
 
@@ -203,83 +195,4 @@ def _cell_metrics(session: Session, study: str, stage: str) -> dict[str, dict[st
         if row["split"] != "test":
             named.pop("bits_per_byte", None)
         found.setdefault(row["cell"], {}).update(named)
-    return found
-
-
-def _assign(engine: Engine, ring: Ring, now: float) -> None:
-    with reading(engine) as session:
-        slots = _open_slots(session, now)
-        if not any(slot.free for slot in slots):
-            return
-        offers = scheduler.assign(_ready(session, now), slots)
-        labels = _labels(session, [offer.jobs[0] for offer in offers])
-    for offer in offers:
-        study, label = labels[offer.jobs[0]]
-        run_id, attempt_ids = uuid.uuid4().hex, [uuid.uuid4().hex for _ in offer.jobs]
-        with logs.about(study=study), writing(engine) as session:
-            offered = lifecycle.offer(session, offer, run_id, attempt_ids, now)
-        if offered:
-            with within(offer.jobs[0]):
-                _ring(ring, offer, Bell(run=run_id, attempts=offered, study=study, label=label))
-
-
-def _ring(ring: Ring, offer: scheduler.Offer, bell: Bell) -> None:
-    try:
-        ring(offer.worker, offer.kind, bell)
-    except Exception as error:  # whatever the transport raises: the offer ends unclaimed and is made again
-        logger.warning("the queue cannot be reached (%s); the offer of run %s will be made again", error, bell.run)
-
-
-def _ready(session: Session, now: float) -> list[scheduler.ReadyJob]:
-    full = queries.full_disks(session, now - DISK_PAUSE_S)
-    jobs: dict[str, scheduler.ReadyJob] = {}
-    for job in queries.ready_jobs(session):
-        order = (
-            job.created_at,
-            STAGES.index(job.stage),
-            KIND_ORDER.index(job.kind),
-            -(job.n or 0),
-            job.seed or 0,
-        )
-        known = jobs.get(job.id)
-        if known is not None and (-known.priority, known.order) <= (-job.priority, order):
-            continue
-        jobs[job.id] = scheduler.ReadyJob(
-            id=job.id,
-            kind=job.kind,
-            priority=job.priority,
-            order=order,
-            base=job.base,
-            hardware=job.params.get("hardware"),
-            exclusive=job.kind == "latency",
-            gpu=on_gpu(job.kind, job.params),
-            excluded=frozenset(worker for disk_job, worker in full if disk_job == job.id),
-        )
-    return list(jobs.values())
-
-
-def _open_slots(session: Session, now: float) -> list[scheduler.OpenSlot]:
-    taken: dict[tuple[str, int], str] = {(run.worker, run.slot): kind for run, kind in queries.open_runs(session)}
-    return [
-        scheduler.OpenSlot(
-            worker=worker.id,
-            idx=slot.idx,
-            kind=slot.kind,
-            free=slot.free and (worker.id, slot.idx) not in taken,
-            hardware=(worker.hardware or {}).get("hardware_class", ""),
-            warm_base=slot.warm_base,
-            exclusive_run=taken.get((worker.id, slot.idx)) == "latency",
-        )
-        for slot, worker in queries.slots(session, now)
-    ]
-
-
-def _labels(session: Session, jobs: list[str]) -> dict[str, tuple[str, str]]:
-    """job → (study's name, label), for the message that people see in Flower."""
-    found = {}
-    for job_id in jobs:
-        listing = queries.first_listing(session, job_id)
-        study = session.get_one(t.Study, listing.study)
-        job = session.get_one(t.Job, job_id)
-        found[job_id] = (study.name, queries.label(job.kind, listing.cell))
     return found

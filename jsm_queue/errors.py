@@ -136,6 +136,14 @@ class MethodError(RequestError):
     status = 405
 
 
+class RangeError(RequestError):
+    """A file was asked for from a byte on that it does not have."""
+
+    code = "range"
+    status = 416
+    cure = "Ask for less, or for the whole file without a Range"
+
+
 class DisconnectedError(RequestError):
     """A request broke off before all of it had come."""
 
@@ -160,6 +168,15 @@ class AuthError(JsmError):
     status = 401
     exit_code = 5
     cure = "Use the token in the home folder's admin.token, or set JSM_TOKEN"
+
+
+class ForbiddenError(JsmError):
+    """The token is valid, but not for this: its scope is too small, or the worker holds no attempt that needs it."""
+
+    code = "forbidden"
+    status = 403
+    exit_code = 5
+    cure = "Use a token of the scope that the message names: `jsm token create --scope SCOPE --name NAME` makes one"
 
 
 class ConflictError(JsmError):
@@ -208,6 +225,13 @@ class SetupError(JsmError):
     status = 503
     exit_code = 3
     cure = "Do what the message says, then try again"
+
+
+class DeafError(SetupError):
+    """A worker's queue gave it no message for a while, though there were some and the queue answers."""
+
+    code = "deaf"
+    cure = "It starts anew by itself"
 
 
 class HubAwayError(SetupError):

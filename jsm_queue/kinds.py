@@ -218,7 +218,10 @@ def draft(kind: str, params: Params, needs: dict[str, str] | None = None) -> Job
 
 
 class BaseFacts(BaseModel):
-    """What is known of a base and never part of a job's identity; None where its config does not say."""
+    """What is known of a base and never part of a job's identity; None where its config does not say.
+
+    `positions`: tokens of the longest text that it was made for.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -227,6 +230,7 @@ class BaseFacts(BaseModel):
     kv_heads: int | None = None
     heads: int | None = None
     bytes: int | None = None
+    positions: int | None = None
 
 
 class JudgeInputs(Params):

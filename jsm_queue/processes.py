@@ -29,6 +29,7 @@ LIFELINE = "JSM_LIFELINE"  # set for a child whose standard input is a pipe that
 CLOCK_STEP_S = 2.0  # by how much a process's start time may seem to move when the system clock is set
 
 Process = subprocess.Popen[bytes]
+_lifelines: list[str] = []  # that this process was started with
 
 
 # ---- start -------------------------------------------------------------------------------------------------
@@ -80,7 +81,16 @@ def exit_with_parent(leave: Callable[[], object] | None = None) -> None:
     """
     if os.environ.pop(LIFELINE, None) is None:
         return
+    _lifelines.append(LIFELINE)
     threading.Thread(target=_wait_for_eof, args=(leave or (lambda: os._exit(1)),), name="lifeline", daemon=True).start()
+
+
+def become(argv: Sequence[str]) -> None:
+    """This process goes on as another program, which ends with the same parent. Returns where the system has no such
+    call.
+    """
+    if os.name == "posix":
+        os.execve(argv[0], list(argv), os.environ | dict.fromkeys(_lifelines, "1"))
 
 
 def _wait_for_eof(leave: Callable[[], object]) -> None:

@@ -16,6 +16,9 @@ EndReason = Literal["crashed", "stalled", "oom", "released", "disk", "cancelled"
 Phase = Literal["running", "delivering"]
 
 
+LARGEST = 2**53
+"""Of a count, an offset or a number of bytes: every reader of JSON takes it for the number that it is."""
+
 MAX_RESULT = 256 * 2**20
 """Bytes of a result as JSON: a million records of a usual length. The api answers 413 to a longer one."""
 
@@ -56,8 +59,8 @@ class SlotReport(Message):
     idx: int = Field(ge=0, le=63)
     kind: Literal["gpu", "cpu"]
     device: str = Field(max_length=128, description='"cpu", "cuda:0"')
-    vram_free: int = Field(ge=0, le=2**53)
-    vram_total: int = Field(default=0, ge=0, le=2**53)
+    vram_free: int = Field(ge=0, le=LARGEST)
+    vram_total: int = Field(default=0, ge=0, le=LARGEST)
     free: bool
     hold: Annotated[str, StringConstraints(max_length=200)] | None = None
     run: Id | None = None
@@ -74,8 +77,8 @@ class Hardware(Message):
     hardware_class: str = Field(max_length=128)
     os: str = Field(max_length=64)
     cpu: str = Field(max_length=128)
-    cores: int
-    memory_bytes: int
+    cores: int = Field(ge=0, le=LARGEST)
+    memory_bytes: int = Field(ge=0, le=LARGEST)
     gpus: list[str] = Field(default_factory=list, max_length=64)
     packages: dict[str, str] = Field(default_factory=dict, max_length=100)
     driver: str | None = Field(default=None, max_length=64)
@@ -111,8 +114,8 @@ class AttemptReport(Message):
 
     attempt: Id
     phase: Phase
-    position: int = Field(default=0, ge=0)
-    total: int = Field(default=0, ge=0)
+    position: int = Field(default=0, ge=0, le=LARGEST)
+    total: int = Field(default=0, ge=0, le=LARGEST)
     metrics: Annotated[dict[str, FiniteFloat], Field(max_length=16)] = {}
     paused: Annotated[str, StringConstraints(max_length=200)] | None = None
 
@@ -123,13 +126,17 @@ class HeartbeatRequest(Message):
     boot_id: Id
     slots: Annotated[list[SlotReport], Field(min_length=1, max_length=64)]
     attempts: Annotated[list[AttemptReport], Field(max_length=1064)] = []
-    disk_free: int | None = Field(default=None, ge=0, le=2**53, description="bytes that the worker can still write")
+    disk_free: int | None = Field(default=None, ge=0, le=LARGEST, description="bytes that the worker can still write")
 
 
 class HeartbeatReply(Message):
-    """`control_rev` grows whenever a desired state of this worker's attempts changed."""
+    """`control_rev` grows whenever a desired state of this worker's attempts changed.
+
+    `unclaimed`: how many of this session's offers in a row, up to the last, nobody claimed.
+    """
 
     control_rev: int
+    unclaimed: int = 0
 
 
 class ControlReply(Message):
@@ -209,7 +216,7 @@ class ArtifactIn(Message):
 
     role: Role
     sha: Sha
-    size: int = Field(ge=0)
+    size: int = Field(ge=0, le=LARGEST)
 
 
 class ResultRequest(Message):
@@ -252,7 +259,7 @@ class CheckpointRequest(Message):
     """POST /v1/attempts/{id}/checkpoint: where the attempt can be gone on with; its file was uploaded before."""
 
     sha: Sha
-    position: int = Field(ge=1, le=2**53)
+    position: int = Field(ge=1, le=LARGEST)
 
 
 class EndRequest(Message):
@@ -266,7 +273,7 @@ class EndRequest(Message):
 class LogRequest(Message):
     """POST /v1/attempts/{id}/log: what a running attempt's log says from byte `offset` on, in whole lines."""
 
-    offset: int = Field(ge=0)
+    offset: int = Field(ge=0, le=LARGEST)
     text: Annotated[str, StringConstraints(max_length=2**18)]
 
 
@@ -280,7 +287,7 @@ class ArtifactOffer(Message):
     """POST /v1/artifacts: may I send this file?"""
 
     sha: Sha
-    size: int = Field(ge=0)
+    size: int = Field(ge=0, le=LARGEST)
 
 
 class ArtifactState(Message):
@@ -310,8 +317,37 @@ class Bell(Message):
     label: str
 
 
+class Place(Message):
+    """GET /v1/join, which needs no token: where the api is, and by what it is known.
+
+    `ca`: PEM text of its authority, without one the system's. `fingerprint` of its key, `certificate`: sha256 of it; as
+    `jsm_queue/tls.py` says. None where it speaks no TLS.
+    """
+
+    version: str
+    api_url: str | None = None
+    ca: str | None = None
+    fingerprint: str | None = None
+    certificate: str | None = None
+
+
+class BrokerRequest(Message):
+    """POST /v1/worker/broker, at every start: the worker chose a password for its own user at the broker.
+
+    `secret_hash`: its sha256; nobody else knows the password itself.
+    """
+
+    secret_hash: Sha
+
+
 class BrokerReply(Message):
-    """GET /v1/worker/broker: where the worker's messages come from."""
+    """Where the worker's messages come from.
+
+    `user`: its own there, whose password it chose; without one the URL is complete. `ca`: PEM text of the authority by
+    which the broker is known, without one the system's.
+    """
 
     broker_url: str
     queue: str
+    user: str | None = None
+    ca: str | None = None

@@ -6,9 +6,9 @@ import tomllib
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -16,6 +16,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from jsm_queue import hours
 from jsm_queue.errors import SetupError
 
 HELP = "docs/settings.md has them all"
@@ -25,6 +26,11 @@ OTHER_VARIABLES = {
     "JSM_INVITE": "the invite of a worker that joins; unlike arguments, other users of the machine cannot read it",
     "JSM_CACHE": "where the installer keeps what it compiled; without it the user's cache folder",
     "JSM_POSTGRES_PASSWORD": "of compose.yaml: the password of its Postgres",
+    "JSM_WORKER_DIR": "of the join script on Windows: the folder that the worker is installed into",
+    "JSM_WORKER_NAME": "of the join script on Windows: what people call that machine",
+    "JSM_TORCH_INDEX": "of the join script on Windows: a package index with the right build of torch",
+    "JSM_NO_LLAMA": "of the join script on Windows: not empty: llama.cpp is not compiled",
+    "JSM_NO_START": "of the join script on Windows: not empty: the worker is installed and not started",
     "JSM_JUDGE_…": "a judge's key, under the name that a study's `judge.key_env` tells; set it where workers start",
     "JSM_LIFELINE": "set by a process for those that it starts",
     "JSM_CRASH_AT": "of the tests: where a process kills itself",
@@ -61,6 +67,18 @@ class Settings(BaseSettings):
         "rediss://:PASSWORD@queue.example.org:6379/0",
         "redis:// or rediss://; without one the embedded Valkey. Beyond this machine only with TLS (rediss)",
     )
+    broker_public_url: str | None = _setting(
+        None,
+        "URL",
+        "rediss://192.168.0.5:6380/0",
+        "where workers find the queue, if not where the api does; `jsm up --lan` sets it",
+    )
+    broker_ca: Path | None = _setting(
+        None,
+        "PEM file",
+        "/etc/redis/ca.pem",
+        "the authority by which a rediss:// queue is known; without one the system's",
+    )
     api_url: str | None = _setting(
         None,
         "URL",
@@ -74,6 +92,25 @@ class Settings(BaseSettings):
         "127.0.0.1", "address", "0.0.0.0", "address that the api listens on; Flower listens on 127.0.0.1"
     )
     api_port: int = _setting(0, "port", 8080, "0: 8080 where it is free, else another", ge=0, le=65535)
+    public_url: str | None = _setting(
+        None,
+        "URL",
+        "https://192.168.0.5:8080",
+        "where other machines find the api; `jsm up --lan` sets it",
+    )
+    tls_cert: Path | None = _setting(
+        None, "PEM file", "/srv/jsm/tls/server.pem", "the certificate that the api shows; with it it speaks TLS only"
+    )
+    tls_key: Path | None = _setting(None, "PEM file", "/srv/jsm/tls/server.key", "the key of JSM_TLS_CERT")
+    ca: Path | None = _setting(
+        None,
+        "PEM file",
+        "/srv/jsm/tls/ca.pem",
+        "the authority by which the api is known; without one tls/ca.pem of the home folder, else the system's",
+    )
+    broker_port: int = _setting(
+        0, "port", 6380, "where `jsm up --lan` lets workers reach the queue; 0: 6380 where it is free", ge=0, le=65535
+    )
     flower_port: int = _setting(0, "port", 5555, "0: 5555 where it is free, else another", ge=0, le=65535)
     cpu_slots: int = _setting(
         0,
@@ -81,10 +118,63 @@ class Settings(BaseSettings):
         2,
         "CPU slots of this machine's worker; 0: one beside a GPU, else one per core and 3 GiB, at most 4",
     )
+    courtesy: bool = _setting(
+        True,
+        "yes or no",
+        False,
+        "whether this machine's worker gives way to its owner; no: on a machine that works for the pool alone",
+    )
+    courtesy_programs: str = _setting(
+        "",
+        "names",
+        "EldenRing.exe, blender",
+        "programs, parted by commas, during which the worker gives the machine back; case and .exe do not matter",
+    )
+    courtesy_hours: Annotated[str, AfterValidator(hours.check)] = _setting(
+        "", "hours", "mon-fri 22:00-08:00; sat,sun 00:00-24:00", "when the worker may work, local time; empty: always"
+    )
+    courtesy_user_active: Literal["ignore", "pause", "release"] = _setting(
+        "ignore", "level", "pause", "what the worker does while somebody uses keyboard or mouse"
+    )
+    courtesy_away_s: float = _setting(
+        300.0, "seconds", 900, "without a key or mouse movement until the user counts as away", ge=0
+    )
+    courtesy_quiet_s: float = _setting(
+        60.0, "seconds", 300, "that a reason to give way must be gone before the worker comes back", ge=0
+    )
+    courtesy_vram_bytes: int = _setting(
+        500_000_000, "bytes", 2_000_000_000, "of VRAM from which on another program's use of a GPU counts", ge=0
+    )
+    courtesy_hot: int = _setting(90, "°C", 80, "from here on a GPU pauses; 0: never", ge=0, le=120)
     lease_s: float = _setting(60.0, "seconds", 120, "until when a worker's session is believed alive", gt=0)
     heartbeat_s: float = _setting(15.0, "seconds", 30, "between two heartbeats without news", gt=0)
     offer_s: float = _setting(20.0, "seconds", 40, "until an unclaimed offer ends", gt=0)
     tick_s: float = _setting(1.0, "seconds", 5, "between two looks of the coordinator without news", gt=0)
+    attempt_bytes: int = _setting(
+        64 * 2**30,
+        "bytes",
+        128 * 2**30,
+        "what a worker may send an attempt before a result names it; the largest GGUF and two checkpoints must fit",
+        gt=0,
+    )
+    attempt_files: int = _setting(256, "files", 1024, "how many files that may be", gt=0)
+    cache_bytes: int = _setting(
+        0, "bytes", 200 * 2**30, "what a worker's cache may take; 0: half of the space that it could have", ge=0
+    )
+    hub: Literal["api", "direct"] = _setting(
+        "api",
+        "way",
+        "direct",
+        "where a worker gets base models of the hub: through the api, which fetches each once for all workers and "
+        "keeps it, or directly, with the worker's own HF_TOKEN",
+    )
+    hub_cache_bytes: int = _setting(
+        0,
+        "bytes",
+        300 * 2**30,
+        "what the api keeps of the hub's base models; 0: half of the space that it could have",
+        ge=0,
+    )
     log_format: Literal["text", "json"] = _setting("text", "form", "json", "text for people, or one JSON object a line")
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "level", "warning", "what is logged: this and what is more serious"
@@ -107,6 +197,12 @@ class Settings(BaseSettings):
         """The database's SQLAlchemy URL."""
         return self.database_url or f"sqlite:///{(self.home / 'store.sqlite').resolve().as_posix()}"
 
+    @property
+    def ca_file(self) -> Path | None:
+        """The authority by which clients know the api, if it is not one of the system's."""
+        own = self.home / "tls" / "ca.pem"
+        return self.ca or (own if own.exists() else None)
+
 
 def toml_file() -> Path:
     """Where this process's settings.toml is, if there is one."""
@@ -120,6 +216,7 @@ def settings() -> Settings:
     """
     _refuse_unknown(os.environ)
     try:
+        _refuse_home()
         return Settings()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SetupError(f"{toml_file()} is not TOML in UTF-8: {error}", f"Correct it there; {HELP}") from error
@@ -136,6 +233,13 @@ def _refuse_unknown(variables: Iterable[str]) -> None:
         raise SetupError(
             f"{unknown[0]} is no setting{_guess(unknown[0].upper(), known)}", f"Correct or unset it; {HELP}"
         )
+
+
+def _refuse_home() -> None:
+    """The file lies in the home folder: it cannot say where that is."""
+    path = toml_file()
+    if path.is_file() and "home" in tomllib.loads(path.read_text(encoding="utf-8")):
+        raise SetupError(f"{path}: home is without effect there", f"Set JSM_HOME, by which the file is found; {HELP}")
 
 
 def _guess(name: str, known: Iterable[str]) -> str:

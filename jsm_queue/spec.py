@@ -7,10 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
-    StringConstraints,
     ValidationError,
     field_validator,
     model_validator,
@@ -19,27 +16,20 @@ from yaml import Node
 
 from jsm_queue import specwords, specyaml
 from jsm_queue.errors import SpecError
-
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Format = Literal["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K"]
-Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=20)]
-
-
-class Part(BaseModel):
-    """Base of every part of a spec: unknown keys are refused, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from jsm_queue.specparts import Format, Name, Part, Seeds, Whole
 
 
 class DataSpec(Part):
     """Where the corpus is and how it becomes a dataset."""
 
     source: str = Field(
+        min_length=1,
         description="knowledge graph (.yaml), or pairs or conversations (.jsonl, .json, .csv, .parquet); "
-        "a file beside the spec, or hub:ORG/NAME[@REVISION][/FILE]"
+        "a file beside the spec, or hub:ORG/NAME[@REVISION][/FILE]",
     )
     bench: str | None = Field(
         default=None,
+        min_length=1,
         description="bench questions (.yaml, or as `source`), with key facts where they judge; without it the test "
         "questions serve",
     )
@@ -68,13 +58,17 @@ class BaseSpec(Part):
     """One base model."""
 
     name: Name
-    source: str = Field(description="hub id (org/name), local folder, or .gguf file")
-    revision: str | None = Field(default=None, description="hub branch, tag or commit; resolved to a commit at submit")
+    source: str = Field(min_length=1, description="hub id (org/name), local folder, or .gguf file")
+    revision: str | None = Field(
+        default=None, min_length=1, description="hub branch, tag or commit; resolved to a commit at submit"
+    )
     chat_template: str | None = Field(
-        default=None, description="a Jinja file or a built-in template, for bases without one"
+        default=None, min_length=1, description="a Jinja file or a built-in template, for bases without one"
     )
     adapter: str | None = Field(
-        default=None, description="a PEFT LoRA folder: the base is measured with it; goes with train: false"
+        default=None,
+        min_length=1,
+        description="a PEFT LoRA folder: the base is measured with it; goes with train: false",
     )
     train: bool = Field(default=True, description="false: an untrained reference, or measured with its `adapter`")
 
@@ -105,12 +99,30 @@ class TrainingSpec(Part):
     max_length: int = Field(default=1024, ge=16, description="tokens; longer examples are dropped and counted")
     quantized: bool = Field(default=True, description="NF4 base (QLoRA); false: the base in its own precision")
 
+    @field_validator("targets")
+    @classmethod
+    def _any(cls, targets: str | list[str]) -> str | list[str]:
+        if not targets:
+            raise ValueError("an empty list leaves nothing to train; name linear layers, or write all-linear")
+        return targets
+
 
 class DecodingSpec(Part):
     """Greedy decoding, one setting for a whole stage."""
 
     max_new_tokens: int = Field(default=256, ge=1)
-    context: int = Field(default=2048, ge=64, description="tokens")
+    context: int = Field(
+        default=2048, ge=64, le=2**20, description="tokens of question and answer; no more than the bases have"
+    )
+
+    @model_validator(mode="after")
+    def _room_for_a_question(self) -> Self:
+        if self.max_new_tokens >= self.context:
+            raise ValueError(
+                f"`max_new_tokens` ({self.max_new_tokens}) must be below `context` ({self.context}), which holds the "
+                "question too"
+            )
+        return self
 
 
 class JudgeSettings(Part):
@@ -202,8 +214,8 @@ class ScaleStage(Part):
     """Stage 1: how much data. One base × sizes × seeds."""
 
     base: Name
-    sizes: Annotated[list[int], Field(min_length=2, max_length=50)]
-    seeds: Seeds = [1, 2, 3]
+    sizes: Annotated[list[Whole], Field(min_length=2, max_length=50)]
+    seeds: Seeds = [1, 2, 3]  # noqa: RUF012
     read_test: Literal["chosen", "all"] = Field(
         default="chosen",
         description="cells that are measured on the test set too, after the verdict: n* and the untrained base, or all",
@@ -221,7 +233,7 @@ class BasesStage(Part):
     """Stage 2: which base. Those with train: true × seeds at n*, those with an adapter as they are."""
 
     n: int | None = Field(default=None, ge=1, description="training examples, instead of stage 1's n*")
-    seeds: Seeds = [1, 2]
+    seeds: Seeds = [1, 2]  # noqa: RUF012
     answer_format: Format = "Q8_0"
 
 
@@ -236,7 +248,7 @@ class QuantizationStage(Part):
     seeds: Seeds | None = Field(
         default=None, description="where stage 2 is left out; without them stage 1's, and without that 1 and 2"
     )
-    formats: Annotated[list[Format], Field(min_length=1)] = ["F16", "Q8_0", "Q5_K_M", "Q4_K_M"]
+    formats: Annotated[list[Format], Field(min_length=1)] = ["F16", "Q8_0", "Q5_K_M", "Q4_K_M"]  # noqa: RUF012
 
     @field_validator("formats", "bases")
     @classmethod

@@ -20,6 +20,9 @@ LARGEST = 2**53
 SHOWN = 60
 """Characters of a wrong value that are shown."""
 
+LONGEST_PLACE = 120
+"""Characters of the path of a wrong key that are shown: longer than any that there is."""
+
 EXPECTED = {
     **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "a number"),
@@ -108,7 +111,9 @@ def shown(value: Any) -> str:
 
 def _named(loc: Loc, words: str) -> str:
     """With its key, but for a contradiction of the whole, which names its keys itself."""
-    return f"{_dotted(loc)}: {words}" if loc else words
+    where = _dotted(loc)
+    where = where if len(where) <= LONGEST_PLACE else f"{where[:LONGEST_PLACE]}…"
+    return f"{where}: {words}" if loc else words
 
 
 def _dotted(loc: Loc) -> str:

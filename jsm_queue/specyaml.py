@@ -5,6 +5,7 @@ A key that is given twice is refused; a date is text, as it is written.
 
 from collections.abc import Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, NamedTuple
 
 import yaml
@@ -38,6 +39,8 @@ def read(path: Path) -> SpecFile:
         mark = error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         said = ", ".join(part for part in (error.context, error.problem) if part)
+        if error.problem == "but found another document":
+            said = "a second document begins (---), and a study is one"
         raise SpecFileError(f"{where}: not valid YAML: {said}") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -69,7 +72,11 @@ def _child(node: yaml.Node, part: int | str) -> tuple[yaml.Node, int] | None:
 
 def _text(path: Path) -> str:
     try:
-        size = path.stat().st_size
+        about = path.stat()
+        if not S_ISREG(about.st_mode):  # a device never ends, and a pipe may never begin
+            said = f"{path}: cannot be read (it is no regular file)"
+            raise SpecFileError(said, "Give the path of a study's YAML file")
+        size = about.st_size
         if size > MAX_BYTES:
             raise SpecFileError(f"{path}: {size} bytes are no study", "Give the path of a study's YAML file")
         data = path.read_bytes()

@@ -2,7 +2,7 @@
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -118,10 +118,33 @@ def _parts() -> list[tuple[str, type[BaseModel]]]:
 
 def _table(fields: Any) -> list[str]:
     rows = [
-        f"| `{name}` | {_type(field.annotation)} | {_default(field)} | {field.description or ''} |"
+        f"| `{name}` | {_type(field.annotation)} | {limits(field.metadata)} | {_default(field)} "
+        f"| {field.description or ''} |"
         for name, field in fields
     ]
-    return ["| key | type | default | |", "|---|---|---|---|", *rows, ""]
+    return ["| key | type | limits | default | |", "|---|---|---|---|---|", *rows, ""]
+
+
+LIMITS = {
+    "ge": "≥ {}",
+    "gt": "> {}",
+    "le": "≤ {}",
+    "lt": "< {}",
+    "min_length": "at least {} long",
+    "max_length": "at most {} long",
+}
+"""What a key of a constraint says. Of a list its length is counted in entries, of a text in characters."""
+
+
+def limits(constraints: Iterable[Any]) -> str:
+    """A field's constraints in plain words: "≥ 10, ≤ 512"."""
+    found = [
+        words.format(value)
+        for each in constraints
+        for name, words in LIMITS.items()
+        if isinstance(value := getattr(each, name, None), int | float)
+    ]
+    return ", ".join(found)
 
 
 def _type(annotation: Any) -> str:

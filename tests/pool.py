@@ -90,6 +90,7 @@ class Pool:
             "JSM_API_PORT": str(self.ports["api"]),
             "JSM_BROKER_URL": broker.valkey_url(home / "valkey", self.ports["valkey"]),
             "JSM_CPU_SLOTS": "1",
+            "JSM_COURTESY": "no",
             "JSM_LEASE_S": "4",
             "JSM_HEARTBEAT_S": "1",
             "JSM_OFFER_S": "5",

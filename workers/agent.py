@@ -1,4 +1,4 @@
-"""`python -m workers.agent --home DIR --api URL`: a machine's place in the pool.
+"""`python -m workers.agent --home DIR [--api URL]`: a machine's place in the pool.
 
 It joins once, says hello, and then takes messages from its own queue: each is a doorbell for a run, which it
 claims from the api, runs in a slot's runner process, and delivers. This process never imports torch.
@@ -6,6 +6,7 @@ claims from the api, runs in a slot's runner process, and delivers. This process
     <home>/identity.json        the worker's id and token        (identity.py)
     <home>/agent.pid            the running agent
     <home>/work, outbox         attempts under way, results to deliver   (outbox.py)
+    <home>/checkpoints          what those under way can be gone on from (checkpoints.py)
     <home>/cache                files by their content           (cache.py)
     <home>/slots, logs          runners and what they say        (slots.py)
 
@@ -24,16 +25,19 @@ from typing import Any
 
 from celery.signals import worker_shutting_down
 
-from jsm_queue import broker, logs, processes
-from jsm_queue.errors import JsmError, SetupError
+from jsm_queue import broker, logs, processes, tls
+from jsm_queue.errors import DeafError, JsmError, SetupError
 from jsm_queue.protocol import BrokerReply
 from jsm_queue.settings import settings
-from workers import hardware, identity
+from workers import hardware, identity, watchdog
 from workers.attempts import Attempts
 from workers.board import Board
 from workers.cache import Cache
+from workers.checkpoints import Checkpoints
 from workers.client import Client, Stopped, patiently
+from workers.courtesy import Watch, rules_of
 from workers.delivery import Delivery
+from workers.hub import through_api
 from workers.logstream import LogStream
 from workers.outbox import Outbox
 from workers.session import Session
@@ -48,20 +52,24 @@ INVITE = "JSM_INVITE"
 class Agent:
     """One run of this program: the parts and how they hang together."""
 
-    def __init__(self, home: Path, api: str, who: identity.Identity, name: str) -> None:
+    def __init__(self, home: Path, who: identity.Identity, name: str) -> None:
         gpus = usable_gpus()
         machine = hardware.describe(gpus)
         plans = hardware.plan_slots(gpus, machine.cores, machine.memory_bytes, settings().cpu_slots)
         self.who, self.name, self.machine, self.plans = who, name, machine, plans
         self.exit_code = 0
-        self.client = Client(api, who.token)
+        self.deaf, self.queue = False, ("", None)
+        self.client = Client(who.api, who.token, who.ca)
         self.board = Board(plans)
         self.outbox = Outbox(home)
         self.slots = {plan.idx: Slot(plan, home) for plan in plans}
-        self.session = Session(self.client, self.board, plans, home, self.leave)
-        cache = Cache(home / "cache", self.client)
+        through = through_api(who.api, who.token, who.ca, home) if settings().hub == "api" else None
+        cache = Cache(home / "cache", self.client, settings().cache_bytes, through)
+        self.session = Session(self.client, self.board, plans, home, self.leave, cache.holds, self.hear)
         self.delivery = Delivery(self.client, self.outbox, self.board, cache, self.leave)
+        self.checkpoints = Checkpoints(home, self.client, cache, self.delivery.end, self.leave)
         self.logstream = LogStream(self.client)
+        self.watch = Watch(home, plans, self.board, rules_of(settings()), self.vacate)
         self.attempts = Attempts(
             home=home,
             client=self.client,
@@ -71,6 +79,7 @@ class Agent:
             cache=cache,
             outbox=self.outbox,
             delivery=self.delivery,
+            checkpoints=self.checkpoints,
             logstream=self.logstream,
             cores=machine.cores,
             provenance={
@@ -90,14 +99,27 @@ class Agent:
         self.board.leave()
         broker.stop_consuming(self.exit_code)
 
-    def hello(self) -> str:
-        """Begin a session, waiting for the api as long as it takes. Returns the broker's URL.
+    def hear(self, unclaimed: int) -> None:
+        """Leave, to start anew, once messages are sent and none arrives."""
+        if watchdog.is_deaf(unclaimed, lambda: broker.answers(*self.queue)):
+            self.leave(DeafError(f"{unclaimed} offers in a row did not arrive, and the queue answers"))
+            self.deaf = True
+
+    def vacate(self, slot: int) -> None:
+        """End a warm runner, which keeps memory that the owner wants. Nothing begins on a slot that is kept."""
+        if self.board.is_idle(slot):
+            self.slots[slot].kill()
+
+    def hello(self) -> BrokerReply:
+        """Begin a session, waiting for the api as long as it takes. Returns where the broker is.
 
         Raises AuthError, and Stopped when told to leave meanwhile.
         """
         self.outbox.recover()
+        self.watch.start(self.leave)
         stop = self.board.leaving
-        reply = patiently(lambda: self.client.get("/v1/worker/broker", BrokerReply), stop, _away)
+        chosen = self.who.broker_request
+        reply = patiently(lambda: self.client.post("/v1/worker/broker", chosen, BrokerReply), stop, _away)
         held = self.outbox.attempts()
         for attempt in patiently(lambda: self.session.hello(self.machine, held), stop, _away):
             with logs.about(attempt=attempt):
@@ -105,16 +127,19 @@ class Agent:
             self.outbox.drop(attempt)
         devices = ", ".join(plan.device for plan in self.plans)
         logger.info("worker %s: hello, slots %s, %s", self.who.worker, devices, self.machine.hardware_class)
-        return reply.broker_url
+        return reply
 
-    def work(self, broker_url: str) -> int:
+    def work(self, place: BrokerReply) -> int:
         """Take part in the pool until told to leave.
 
         Returns the exit code. Raises SetupError for the broker's URL.
         """
-        app = broker.worker_app(broker_url, self.who.worker, len(self.plans), self.attempts.handle)
+        url, handle = self.who.broker_url(place), self.attempts.handle
+        self.queue = url, place.ca
+        app = broker.worker_app(url, self.who.worker, len(self.plans), handle, place.ca)
         worker_shutting_down.connect(self._on_signal, weak=False)
         self.delivery.start()
+        self.checkpoints.start()
         self.logstream.start()
         self.session.start()
         try:
@@ -123,6 +148,7 @@ class Agent:
             self.leave()
             for slot in self.slots.values():
                 slot.kill()
+            self.checkpoints.leave()
             self.delivery.leave()
         return self.exit_code
 
@@ -141,18 +167,26 @@ def usable_gpus() -> list[hardware.Gpu]:
     return gpus
 
 
-def start(home: Path, api: str, invite: str | None, name: str) -> int:
+def start(home: Path, api: str | None, invite: str | None, name: str) -> int:
     """Join where needed, then take part. Returns the exit code. Raises JsmError."""
     pid_file = home / "agent.pid"
     if processes.find_leftover(pid_file):
         raise SetupError(f"A worker already runs in {home}", "Stop it, or use another --home")
-    processes.write_pid_file(pid_file, os.getpid())
-    agent = Agent(home, api, identity.find(home, api, invite, name), name)
+    try:
+        processes.write_pid_file(pid_file, os.getpid())
+    except OSError as error:
+        fix = "Check that it is a writable folder of yours"
+        raise SetupError(f"{home} cannot be used ({error.strerror or error})", fix) from error
+    agent = Agent(home, identity.find(home, api, invite, name, tls.read_ca(settings().ca)), name)
     processes.exit_with_parent(agent.leave)
     try:
-        return agent.work(agent.hello())
+        exit_code = agent.work(agent.hello())
     except Stopped:
         return agent.exit_code
+    if agent.deaf:  # where the system cannot do that, whoever started this process starts another
+        pid_file.unlink(missing_ok=True)
+        processes.become([sys.executable, *sys.orig_argv[1:]])
+    return exit_code
 
 
 def _away(reason: str) -> None:
@@ -178,7 +212,7 @@ def main() -> int:
     """The command line. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m workers.agent", description="Take part in a pool.")
     parser.add_argument("--home", type=Path, required=True, help="the worker's own folder")
-    parser.add_argument("--api", required=True, help="the api's URL")
+    parser.add_argument("--api", help="the api's URL; without it the one at which this worker joined")
     parser.add_argument("--invite", help="a token of `jsm worker invite`; needed at the first start, or JSM_INVITE")
     parser.add_argument("--name", default=platform.node() or "worker", help="how people call this machine")
     parser.set_defaults(invite=os.environ.pop(INVITE, None))  # runners need not know it

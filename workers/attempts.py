@@ -15,21 +15,20 @@ from jsm_queue.crashpoints import within
 from jsm_queue.errors import AuthError, ConflictError, GoneError, JsmError
 from jsm_queue.kinds import KINDS, BaseRef
 from jsm_queue.protocol import Bell, ClaimReply, ClaimRequest, EndRequest, Grant
-from workers.board import Board, Held
+from workers.board import LEFT, Board, Ended, Held
 from workers.cache import Cache
+from workers.checkpointfolder import Checkpoint
+from workers.checkpoints import Checkpoints
 from workers.client import Client, Stopped, patiently
 from workers.delivery import Delivery
+from workers.lines import EventLine, JobLine
 from workers.logstream import LogStream
 from workers.outbox import Outbox
-from workers.runner import EventLine, JobLine
 from workers.session import Session
-from workers.slots import Ended, Slot
+from workers.slots import Slot
 from workers.threads import OnGone
 
 logger = logging.getLogger(__name__)
-
-LEFT = "its worker left the pool"
-PAUSED = "its study is paused"
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class Attempts:
     cache: Cache
     outbox: Outbox
     delivery: Delivery
+    checkpoints: Checkpoints
     logstream: LogStream
     cores: int
     provenance: dict[str, Any]
@@ -108,7 +108,7 @@ class Attempts:
 
     def _attempt(self, grant: Grant, slot: Slot, bell: Bell) -> Ended | None:
         with logs.about(job=grant.job, attempt=grant.attempt, study=bell.study):
-            held = self.board.begin(grant.attempt)
+            held = self.board.begin(grant.attempt, slot.plan.idx)
             if held is None:
                 self._give_back(grant, LEFT)
                 return None
@@ -123,35 +123,42 @@ class Attempts:
 
     def _hand_over(self, grant: Grant, ended: Ended | None) -> None:
         if ended is None:
+            self.checkpoints.finish(grant.attempt, None)
             self.delivery.result(grant.attempt)
             return
         message, log_tail = ended.message[:4000], logs.masked(ended.log_tail[-20_000:])
-        self.delivery.end(grant.attempt, EndRequest(reason=ended.reason, message=message, log_tail=log_tail))
+        end = EndRequest(reason=ended.reason, message=message, log_tail=log_tail)
+        if ended.reason == "released":
+            self.checkpoints.release(grant.attempt, end)
+        else:
+            self.checkpoints.finish(grant.attempt, ended.reason)
+            self.delivery.end(grant.attempt, end)
         self.outbox.clear(grant.attempt)
 
     def _released(self, ended: Ended | None, held: Held) -> Ended | None:
-        """What ends because this worker leaves is no fault of the job, and is for another worker at once.
+        """What ends because it is to give way is no fault of the job, and is for another worker at once.
 
         A crash counts as that too: who ends a service may signal its runners with it.
         """
-        if ended and ended.reason in ("cancelled", "crashed") and self.board.leaving.is_set():
-            return Ended("released", LEFT, ended.log_tail)
-        if ended and ended.reason == "cancelled" and held.released:
-            return Ended("released", PAUSED, ended.log_tail)
+        if ended and ended.reason in ("cancelled", "crashed") and held.wish == "release":
+            return Ended("released", held.why, ended.log_tail)
         return ended
 
     def _execute(self, grant: Grant, slot: Slot, held: Held, bell: Bell) -> Ended | None:
         try:
             folder = self.outbox.begin(grant.attempt)
             base = base_of(grant.params)
-            self._fetch(grant, base, folder / "inputs", held)
+            resume = self._fetch(grant, base, folder, held)
+            held.wait_out_pause()
+            if held.stop.is_set():
+                raise Stopped
             self.logstream.follow(grant.attempt, slot.log, slot.put_log_aside())
             ended = slot.run(
-                self._job_line(grant, slot, folder, bell.study),
+                self._job_line(grant, slot, folder, bell.study, resume),
                 base.key if base else None,
                 KINDS[grant.kind].stall_s,
-                held.stop,
-                self._note,
+                held,
+                lambda event: self._note(event, grant),
             )
             if not self.outbox.is_finished(grant.attempt):
                 return ended
@@ -160,7 +167,7 @@ class Attempts:
                 self.outbox.put(grant.attempt)
             return None
         except Stopped:
-            return Ended("cancelled", "no longer wanted")
+            return held.ended()
         except (GoneError, AuthError) as error:
             self.on_gone(error)
             return Ended("cancelled", str(error))
@@ -173,21 +180,25 @@ class Attempts:
             logger.exception("the agent failed")
             return Ended("crashed", f"the agent failed: {type(error).__name__}: {error}")
 
-    def _fetch(self, grant: Grant, base: BaseRef | None, inputs: Path, held: Held) -> None:
-        def fetch() -> None:
+    def _fetch(self, grant: Grant, base: BaseRef | None, folder: Path, held: Held) -> Checkpoint | None:
+        """Lay out the inputs. Returns the checkpoint to go on from."""
+        inputs = folder / "inputs"
+
+        def fetch() -> Checkpoint | None:
             self.cache.build(grant.inputs, inputs, held.stop)
             if base and base.form == "hub":
                 log = self.home / "logs" / f"hub-{base.key}.log"
                 self.cache.build_hub_base(base, inputs / "base", log, held.stop)
+            return self.checkpoints.begin(grant, folder, held.stop)
 
         inputs.mkdir()
-        patiently(
+        return patiently(
             fetch,
             held.stop,
             lambda reason: logger.warning("fetching waits (%s)", reason),
         )
 
-    def _job_line(self, grant: Grant, slot: Slot, folder: Path, study: str) -> JobLine:
+    def _job_line(self, grant: Grant, slot: Slot, folder: Path, study: str, resume: Checkpoint | None) -> JobLine:
         gpu = slot.plan.kind == "gpu"
         return JobLine(
             attempt=grant.attempt,
@@ -200,10 +211,20 @@ class Attempts:
             device="cuda:0" if gpu else "cpu",  # the runner sees its slot's GPU alone
             threads=self.cores if grant.kind == "latency" else slot.plan.threads,  # it has the machine to itself
             provenance=self.provenance | {"slot": slot.plan.device},
+            checkpoints=self.checkpoints.folder(grant.job),
+            charges=grant.charges,
+            resume=resume.path if resume else None,
+            position=resume.position if resume else 0,
+            ooms=grant.ooms,
         )
 
-    def _note(self, event: EventLine) -> None:
-        self.board.progress(event.attempt, event.position, event.total, event.metrics)
+    def _note(self, event: EventLine, grant: Grant) -> None:
+        if event.event == "progress":
+            self.board.progress(event.attempt, event.position, event.total, event.metrics)
+        elif event.event == "paused":
+            self.board.stands(event.attempt)
+        elif event.event == "checkpoint" and event.path:
+            self.checkpoints.made(event.attempt, event.position, event.path, grant.charges)
 
 
 def base_of(params: dict[str, Any]) -> BaseRef | None:

@@ -4,77 +4,88 @@
     <root>/partial/<sha256>              being fetched; an interrupted one goes on where it was
     <root>/hub/<repository>@<commit>/    a base model of the hub; `.complete` in it is written last
 
-The oldest unused go when the cache takes more than half of the disk space that it could have.
+The oldest unused go when the cache takes more than its limit. What an attempt has in its folder is in use: it has a
+second hard link there. Room is reserved before anything is fetched, so that two attempts do not both count on it.
 """
 
 import contextlib
+import errno
 import os
 import shutil
+import subprocess
 import sys
 import threading
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from jsm_queue import processes
+from jsm_queue import hub, processes
 from jsm_queue.canonical import file_hash
 from jsm_queue.errors import ModelError
 from jsm_queue.files import publish
 from jsm_queue.kinds import BaseRef
+from jsm_queue.lru import Entry, evictions, room
 from jsm_queue.protocol import InputFile
 from workers.client import Client, Stopped, Unreachable
 
-SHARE = 0.5  # of the space that is free or the cache's
 TRIES = 3  # downloads of a file whose bytes turn out to be others
 LOOK_S = 0.2  # between two looks at a hub download
+HOLDS = 4096  # artifacts that a hello names
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Something that can be removed: a file or a folder, its size in bytes, when it was last used."""
+class Reservation:
+    """Bytes of the disk that something still to be fetched will take. `arrived` ones are on it already."""
 
-    path: Path
-    size: int
-    used_at: float
+    def __init__(self, needed: int) -> None:
+        self.left = needed
 
-
-def evictions(entries: Iterable[Entry], limit: int) -> list[Path]:
-    """What to remove, the longest unused first, so that the rest takes at most `limit` bytes."""
-    oldest = sorted(entries, key=lambda entry: (entry.used_at, entry.path))
-    excess = sum(entry.size for entry in oldest) - limit
-    removed: list[Path] = []
-    for entry in oldest:
-        if excess <= 0:
-            break
-        removed.append(entry.path)
-        excess -= entry.size
-    return removed
+    def arrived(self, count: int) -> None:
+        """So many of them are on the disk now."""
+        self.left = max(0, self.left - count)
 
 
 class Cache:
-    """The cache of one worker. Safe to use from several threads; two never fetch the same file at once."""
+    """The cache of one worker. Safe to use from several threads; two never fetch the same file at once.
 
-    def __init__(self, root: Path, client: Client) -> None:
+    `limit` in bytes, 0: half of the space that it could have. `hub`: environment of what fetches from the hub.
+    """
+
+    def __init__(self, root: Path, client: Client, limit: int = 0, hub: Mapping[str, str] | None = None) -> None:
         self.root = root
         self._client = client
+        self._limit, self._hub = limit, hub
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._room = threading.Lock()  # guards the two below and what is removed
+        self._reserved: list[Reservation] = []
+        self._pinned: Counter[Path] = Counter()
 
     def build(self, inputs: Sequence[InputFile], folder: Path, stop: threading.Event) -> None:
         """Fetch what is missing and lay it into `folder` under the names that the kinds expect.
 
         Raises Unreachable (what arrived is kept), Stopped, NotFoundError, ModelError, OSError when the disk
-        is full.
+        is full or would be: then nothing was fetched.
         """
-        self.make_room(sum(file.size for file in inputs if not _has_size(self.path_of(file.sha), file.size)))
-        for file in inputs:
-            _link(self.fetch(file.sha, file.size, stop), folder / file.folder / file.name)
+        with self._pin(path for file in inputs for path in (self.path_of(file.sha), self._partial(file.sha))):
+            missing = {file.sha: self._missing(file) for file in inputs}
+            with self.reserve(sum(missing.values())) as reserved:
+                for file in inputs:
+                    whole = self.fetch(file.sha, file.size, stop, reserved)
+                    _link(whole, folder / file.folder / file.name)
+
+    def _missing(self, file: InputFile) -> int:
+        """Bytes."""
+        if _has_size(self.path_of(file.sha), file.size):
+            return 0
+        return max(0, file.size - _size(self._partial(file.sha)))
+
+    def _partial(self, sha: str) -> Path:
+        return self.root / "partial" / sha
 
     def path_of(self, sha: str) -> Path:
         """Where a whole file lies or would lie."""
         return self.root / sha[:2] / sha
 
-    def fetch(self, sha: str, size: int, stop: threading.Event) -> Path:
+    def fetch(self, sha: str, size: int, stop: threading.Event, reserved: Reservation | None = None) -> Path:
         """The whole, verified file. Raises as `build` does."""
         whole = self.path_of(sha)
         with self._locks[sha]:
@@ -82,14 +93,14 @@ class Cache:
                 if _has_size(whole, size):
                     os.utime(whole)
                     return whole
-                self._download(sha, size, stop)
+                self._download(sha, size, stop, reserved or Reservation(0))
         raise ModelError(
             f"Artifact {sha} arrived with another content {TRIES} times",
             "Check the network and the api's disk",
         )
 
-    def _download(self, sha: str, size: int, stop: threading.Event) -> None:
-        partial = self.root / "partial" / sha
+    def _download(self, sha: str, size: int, stop: threading.Event, reserved: Reservation) -> None:
+        partial = self._partial(sha)
         partial.parent.mkdir(parents=True, exist_ok=True)
         have = partial.stat().st_size if partial.exists() else 0
         if have < size:
@@ -98,6 +109,7 @@ class Cache:
                     if stop.is_set():
                         raise Stopped
                     file.write(piece)
+                    reserved.arrived(len(piece))
         self.adopt(partial, sha)
 
     def adopt(self, file: Path, sha: str) -> bool:
@@ -109,60 +121,125 @@ class Cache:
             file.unlink()
         return right
 
+    def holds(self) -> list[str]:
+        """The artifacts that lie here whole, at most HOLDS, those used last."""
+        newest_first = sorted(self._files(), key=lambda entry: entry.used_at, reverse=True)
+        return [entry.path.name for entry in newest_first[:HOLDS]]
+
     # ---- bases of the hub ----
 
     def build_hub_base(self, base: BaseRef, folder: Path, log: Path, stop: threading.Event) -> None:
         """Lay the files of a hub repository at a commit into `folder`.
 
-        Raises Unreachable, Stopped, and ModelError when the hub refuses.
+        Raises Unreachable, Stopped, ModelError when the hub refuses, OSError when the disk would be full.
         """
-        snapshot = self.root / "hub" / f"{(base.repo or '').replace('/', '--')}@{base.revision}"
-        with self._locks[str(snapshot)]:
+        repo, commit = base.repo or "", base.revision or ""
+        if not (hub.is_repository(repo) and hub.COMMIT.fullmatch(commit)):
+            raise ModelError(f"{repo!r} at {commit!r} is no repository of a hub at a commit", "Submit the study again")
+        snapshot = self.root / "hub" / f"{repo.replace('/', '--')}@{commit}"
+        with self._pin([snapshot]), self._locks[str(snapshot)]:
             if not (snapshot / ".complete").exists():
-                _download_snapshot(base, snapshot, log, stop)
+                needed = int(self._ask_hub(repo, commit, snapshot, log, stop, "--missing"))
+                with self.reserve(needed):
+                    self._ask_hub(repo, commit, snapshot, log, stop)
             os.utime(snapshot / ".complete")
-        for file in snapshot.iterdir():
-            if file.is_file() and not file.name.startswith("."):
-                _link(file, folder / file.name)
+            for file in snapshot.iterdir():
+                if file.is_file() and not file.name.startswith("."):
+                    _link(file, folder / file.name)
+
+    def _ask_hub(self, repo: str, commit: str, folder: Path, log: Path, stop: threading.Event, *options: str) -> str:
+        """In a process of its own, because a download of hours must end when nobody wants it any more.
+
+        Returns what it printed.
+        """
+        command = [sys.executable, "-m", "workers.hub", repo, commit, str(folder), *options]
+        process = processes.spawn(command, log, self._hub, stdout=subprocess.PIPE)
+        while process.poll() is None:
+            if stop.wait(LOOK_S):
+                processes.kill_tree(process.pid)
+                raise Stopped
+        assert process.stdout is not None
+        with process.stdout as output:
+            printed = output.read().decode()
+        if process.returncode == 0:
+            return printed
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        said = lines[-1] if lines else "it said nothing"
+        if process.returncode == REFUSED:
+            raise ModelError(
+                f"{repo} at {commit} cannot be had from the hub: {said}", "Check its name and your access to it"
+            )
+        raise Unreachable(f"the download of {repo} broke off: {said}")
 
     # ---- room ----
 
+    @contextlib.contextmanager
+    def reserve(self, needed: int) -> Iterator[Reservation]:
+        """Room for `needed` bytes beside what others reserved, until the block is left. Removes what was unused the
+        longest for it. Raises OSError (ENOSPC) at once where the disk has not so much.
+        """
+        reservation = Reservation(needed)
+        with self._room:
+            others = sum(each.left for each in self._reserved)
+            self._evict(needed + others)
+            free = shutil.disk_usage(self.root).free
+            if needed and free < needed + others:
+                raise OSError(
+                    errno.ENOSPC,
+                    f"{needed} bytes are needed and other attempts still take {others}, of {free} that are free",
+                    str(self.root),
+                )
+            self._reserved.append(reservation)
+        try:
+            yield reservation
+        finally:
+            with self._room:
+                self._reserved.remove(reservation)
+
     def make_room(self, needed: int) -> None:
-        """Remove what was unused the longest until `needed` more bytes fit the cache's share of the disk."""
+        """Remove what was unused the longest until `needed` more bytes fit the cache's limit."""
+        with self._room:
+            self._evict(needed)
+
+    def _evict(self, needed: int) -> None:
         entries = list(self._entries())
         held = sum(entry.size for entry in entries)
         self.root.mkdir(parents=True, exist_ok=True)
-        limit = int((held + shutil.disk_usage(self.root).free) * SHARE) - needed
+        free = shutil.disk_usage(self.root).free
+        limit = min(room(held, free, self._limit), held + free) - needed
         for path in evictions(entries, limit):
-            with contextlib.suppress(OSError):  # another slot may be linking it
+            with contextlib.suppress(OSError):  # Windows: another program reads it
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def _entries(self) -> Iterable[Entry]:
-        for file in self.root.glob("[0-9a-f][0-9a-f]/*"):
+    @contextlib.contextmanager
+    def _pin(self, paths: Iterable[Path]) -> Iterator[None]:
+        """None of these is removed meanwhile."""
+        pinned = list(paths)
+        with self._room:
+            self._pinned.update(pinned)
+        try:
+            yield
+        finally:
+            with self._room:
+                self._pinned.subtract(pinned)
+
+    def _entries(self) -> Iterator[Entry]:
+        yield from self._files()
+        yield from self._files("partial/*")
+        for folder in self.root.glob("hub/*"):
             with contextlib.suppress(FileNotFoundError):
-                yield Entry(file, file.stat().st_size, file.stat().st_mtime)
-        for marker in self.root.glob("hub/*/.complete"):
-            size = sum(file.stat().st_size for file in marker.parent.rglob("*") if file.is_file())
-            yield Entry(marker.parent, size, marker.stat().st_mtime)
+                stats = [file.stat() for file in folder.rglob("*") if file.is_file()]
+                marker = folder / ".complete"
+                used_at = (marker if marker.exists() else folder).stat().st_mtime
+                in_use = self._pinned[folder] > 0 or any(stat.st_nlink > 1 for stat in stats)
+                yield Entry(folder, sum(stat.st_size for stat in stats), used_at, in_use)
 
-
-def _download_snapshot(base: BaseRef, snapshot: Path, log: Path, stop: threading.Event) -> None:
-    """In a process of its own, because a download of hours must end when nobody wants it any more."""
-    command = [sys.executable, "-m", "workers.hub", str(base.repo), str(base.revision), str(snapshot)]
-    process = processes.spawn(command, log)
-    while process.poll() is None:
-        if stop.wait(LOOK_S):
-            processes.kill_tree(process.pid)
-            raise Stopped
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    said = lines[-1] if lines else "it said nothing"
-    if process.returncode == REFUSED:
-        raise ModelError(
-            f"{base.repo} at {base.revision} cannot be had from the hub: {said}",
-            "Check its name and your access to it",
-        )
-    if process.returncode != 0:
-        raise Unreachable(f"the download of {base.repo} broke off: {said}")
+    def _files(self, pattern: str = "[0-9a-f][0-9a-f]/*") -> Iterator[Entry]:
+        for file in self.root.glob(pattern):
+            with contextlib.suppress(FileNotFoundError):
+                stat = file.stat()
+                in_use = self._pinned[file] > 0 or stat.st_nlink > 1
+                yield Entry(file, stat.st_size, stat.st_mtime, in_use)
 
 
 REFUSED = 2
@@ -175,6 +252,14 @@ def _has_size(file: Path, size: int) -> bool:
         return file.stat().st_size == size
     except FileNotFoundError:
         return False
+
+
+def _size(file: Path) -> int:
+    """In bytes; 0 where no file is."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _link(source: Path, target: Path) -> None:

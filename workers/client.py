@@ -1,7 +1,9 @@
 """The worker's side of HTTP: requests that say plainly whether to retry, to drop or to leave."""
 
+import logging
 import random
 import re
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +12,14 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import BaseModel
 
+from jsm_queue import tls
 from jsm_queue.canonical import file_hash
 from jsm_queue.crashpoints import around, reach
 from jsm_queue.errors import (
     AuthError,
     ConflictError,
     EpochError,
+    ForbiddenError,
     GoneError,
     JsmError,
     ModelError,
@@ -26,6 +30,8 @@ from jsm_queue.errors import (
 )
 from jsm_queue.protocol import ArtifactIn, ArtifactOffer, ArtifactState
 
+logger = logging.getLogger(__name__)
+
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 UPLOAD = httpx.Timeout(600.0, connect=5.0)  # the api hashes 16 GB before it answers
 LONG_POLL = httpx.Timeout(45.0, connect=5.0)  # the api answers within 25 s
@@ -35,7 +41,7 @@ CHUNK = 2**20  # bytes
 ERRORS: dict[int, type[JsmError]] = {
     400: RequestError,
     401: AuthError,
-    403: AuthError,
+    403: ForbiddenError,
     404: NotFoundError,
     409: ConflictError,
     410: GoneError,
@@ -61,11 +67,17 @@ class Client:
     A 4xx raises the JsmError of that status, everything that may pass raises Unreachable.
     """
 
-    def __init__(self, api: str, token: str) -> None:
-        """Raises SetupError for an address that no request could go to."""
+    def __init__(self, api: str, token: str, trust: str | ssl.SSLContext | None = None) -> None:
+        """`trust`: by what the api is known, an authority's PEM text or a context; without it the system's authorities.
+
+        Raises SetupError for an address that no request could go to.
+        """
         headers = {"Authorization": f"Bearer {token}"}
+        verify = trust if isinstance(trust, ssl.SSLContext) else tls.client_context(trust)
         # A proxy of the environment must not see the token.
-        self._http = httpx.Client(base_url=_address(api), headers=headers, timeout=TIMEOUT, trust_env=False)
+        self._http = httpx.Client(
+            base_url=_address(api), headers=headers, timeout=TIMEOUT, verify=verify, trust_env=False
+        )
 
     def post(self, path: str, message: BaseModel, reply: type[Reply], timeout: httpx.Timeout = TIMEOUT) -> Reply:
         """Send a message, get a message."""
@@ -103,7 +115,11 @@ class Client:
         Raises ModelError when the file is damaged.
         """
         offer = ArtifactOffer(sha=artifact.sha, size=artifact.size)
-        asked = self._ask("POST", "/v1/artifacts", json=offer.model_dump(mode="json"), timeout=UPLOAD)
+        try:
+            asked = self._ask("POST", "/v1/artifacts", json=offer.model_dump(mode="json"), timeout=UPLOAD)
+        except ForbiddenError as error:  # mostly another attempt was faster: the answer to what names the file says so
+            logger.warning("%s is not sent: %s", file.name, error)
+            return
         state = self._parse(asked, ArtifactState)
         if state.have:
             return
@@ -143,7 +159,7 @@ def _address(api: str) -> str:
     except httpx.InvalidURL:
         url = httpx.URL()
     if url.scheme not in ("http", "https") or not url.host:
-        raise SetupError(f"{api!r} is not an api's URL", "Give one such as http://192.168.0.5:8080")
+        raise SetupError(f"{api!r} is not an api's URL", "Give one such as https://192.168.0.5:8080")
     return api.rstrip("/")
 
 
@@ -178,6 +194,8 @@ def _raise(response: httpx.Response) -> None:
 
 
 def _words(error: Exception) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return f"its certificate is not this pool's; nothing is sent: {error}"
     return f"{type(error).__name__}: {error}"
 
 

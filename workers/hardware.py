@@ -1,6 +1,7 @@
 """What this machine has:
 
-its slots, the class that its timings belong to, its packages. Never imports torch.
+its slots, the class that its timings belong to, its packages, and which kinds it lacks something for. Never imports
+torch.
 """
 
 import csv
@@ -11,18 +12,20 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import psutil
 
 from jsm_queue import costs, processes
+from jsm_queue.kinds import KINDS
 from jsm_queue.protocol import Hardware
+from workers import nvml
 
 GIB = 2**30
 NVIDIA_SMI_S = 20  # a driver that is starting takes seconds to answer
+DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python"}  # what installs a module of another name
 PACKAGES = (
     "accelerate",
     "bitsandbytes",
@@ -37,6 +40,23 @@ PACKAGES = (
     "torch",
     "transformers",
 )
+
+NEEDS: Mapping[str, Sequence[str]] = {
+    "train": ("torch", "transformers", "peft", "safetensors", "bitsandbytes"),
+    "score": ("torch", "transformers", "peft", "safetensors", "bitsandbytes"),
+    "convert": ("torch", "transformers", "gguf", "llama_cpp"),
+    "parity": ("torch", "transformers", "peft", "gguf", "llama_cpp"),
+    "answer": ("llama_cpp",),
+    "latency": ("llama_cpp", "torch"),
+    "judge": ("llama_cpp",),
+}
+"""The modules that a kind's work imports. A kind that is not here needs what the agent itself needs."""
+
+PARTLY = {
+    "bitsandbytes": "quantized training and scoring (NF4) need it, and a job may be either",
+    "llama_cpp": "models in GGUF files need it",
+}
+"""What a missing module costs, where that is not all that the kind does."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +116,38 @@ def describe(gpus: Sequence[Gpu]) -> Hardware:
         memory_bytes=psutil.virtual_memory().total,
         gpus=[gpu.name for gpu in gpus],
         packages=package_versions(),
+        driver=driver() if gpus else None,
+        lacks=lacks(),
     )
+
+
+def lacks(is_there: Callable[[str], bool] | None = None) -> dict[str, str]:
+    """Kind → why this machine cannot do it, and what to do. Modules are looked for, never imported: importing torch
+    takes seconds. `is_there`: whether a module is installed.
+    """
+    found = is_there or _is_installed
+    missing = {kind: [module for module in NEEDS.get(kind, ()) if not found(module)] for kind in KINDS}
+    return {kind: _lack(modules) for kind, modules in missing.items() if modules}
+
+
+def _lack(modules: Sequence[str]) -> str:
+    costs_only = [PARTLY[module] for module in modules if module in PARTLY]
+    partly = f" ({costs_only[0]})" if len(costs_only) == len(modules) else ""
+    line = " ".join(DISTRIBUTIONS.get(module, module) for module in modules)
+    return f"not installed: {', '.join(modules)}{partly}. With the worker's own Python: python -m pip install {line}"
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def driver() -> str | None:
+    """The version of NVIDIA's driver, "580.95.05", or None."""
+    found = nvml.driver()
+    if found is None:
+        lines = _nvidia_smi("driver_version").splitlines()
+        found = lines[0].strip() if lines else None
+    return found[:64] if found else None
 
 
 def cpu_name() -> str:
@@ -154,34 +205,24 @@ def visible(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> list[Gpu]:
 
 
 def _from_nvml() -> list[Gpu] | None:
-    try:
-        import pynvml  # type: ignore[import-not-found]
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return [_nvml_gpu(pynvml, handle) for handle in handles]
-    except pynvml.NVMLError:
-        return []
-
-
-def _nvml_gpu(pynvml: ModuleType, handle: object) -> Gpu:
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    name, uuid = pynvml.nvmlDeviceGetName(handle), pynvml.nvmlDeviceGetUUID(handle)
-    return Gpu(str(name), str(uuid), int(memory.total), int(memory.free))
+    devices = nvml.devices()
+    return None if devices is None else [Gpu(*device) for device in devices]
 
 
 def _from_nvidia_smi() -> list[Gpu]:
+    return parse_nvidia_smi(_nvidia_smi("name,uuid,memory.total,memory.free"))
+
+
+def _nvidia_smi(fields: str) -> str:
+    """What the driver's own program says of each GPU, or nothing where there is none."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return []
-    query = [program, "--query-gpu=name,uuid,memory.total,memory.free", "--format=csv,noheader,nounits"]
+        return ""
+    query = [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=NVIDIA_SMI_S, check=True)
+        return subprocess.run(query, capture_output=True, text=True, timeout=NVIDIA_SMI_S, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return []
-    return parse_nvidia_smi(answer.stdout)
+        return ""
 
 
 def parse_nvidia_smi(text: str) -> list[Gpu]:

@@ -2,6 +2,9 @@
 
 joined once with an invite, kept in `<home>/identity.json`, readable by its owner alone. The token that it chose is in
 `<home>/join.token` before the api is asked: by it the api knows the same worker again, whoever died before the answer.
+
+An invite may carry the fingerprint of the api's key, as TOKEN.FINGERPRINT. Then nothing is sent to an api that has
+another key; what it says of its authority is kept, and by that it is known from then on.
 """
 
 import json
@@ -9,14 +12,16 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
-from jsm_queue.errors import AuthError, SetupError
+from jsm_queue import acl, tls
+from jsm_queue.errors import AuthError, ForbiddenError, SetupError
 from jsm_queue.files import write_secret
-from jsm_queue.protocol import BrokerReply, JoinReply, JoinRequest
-from workers.client import Client, patiently
+from jsm_queue.protocol import BrokerReply, BrokerRequest, JoinReply, JoinRequest, Place
+from workers.client import Client, Unreachable, patiently
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -26,31 +31,70 @@ JOINING = "join.token"
 
 @dataclass(frozen=True)
 class Identity:
-    """A worker's id in its pool, and its token."""
+    """A worker's id in its pool, and its token.
+
+    `broker_secret`: its password at the broker, which it chose. `api`: the pool's address, and `ca` the PEM text of the
+    authority by which that is known; None: the system's.
+    """
 
     worker: str
     token: str
+    broker_secret: str = ""
+    api: str = ""
+    ca: str | None = None
+
+    @property
+    def broker_request(self) -> BrokerRequest:
+        """What the api is told of the password: enough for the broker, of no use to anybody else."""
+        return BrokerRequest(secret_hash=acl.password_hash(self.broker_secret))
+
+    def broker_url(self, reply: BrokerReply) -> str:
+        """Where the messages come from, with the password."""
+        if reply.user is None:
+            return reply.broker_url
+        return acl.with_credentials(reply.broker_url, reply.user, self.broker_secret)
 
 
-def find(home: Path, api: str, invite: str | None, name: str) -> Identity:
+def find(home: Path, api: str | None, invite: str | None, name: str, ca: str | None = None) -> Identity:
     """The identity of an earlier start, or a new one for the invite. Waits for the api as long as it takes.
 
-    An identity that this pool does not know is given up only where there is an invite to join anew with.
-    Raises SetupError without identity and invite, AuthError when the invite is not good.
+    `api`: without it the address at which this worker joined. `ca`: the authority by which the api is known, in the
+    place of the one that was kept; an invite's fingerprint comes first. An identity that this pool does not know is
+    given up only where there is an invite to join anew with. Raises SetupError without address, or without identity and
+    invite, AuthError when the invite is not good or the api has another key than it says.
     """
     known = _load(home)
+    if known and not known.broker_secret:  # it joined with an older version
+        known = _keep(home, replace(known, broker_secret=_secret()), known)
+    address = (api or (known.api if known else "")).rstrip("/")
+    if not address:
+        raise SetupError(f"{home} does not say which pool this worker is of", "Give --api URL")
     if known:
         (home / JOINING).unlink(missing_ok=True)  # of a death just after the answer
-    if known and not (invite and _is_foreign(api, known)):
-        return known
+    ca = _first_contact(address, invite) if invite and _split(invite)[1] else ca or (known.ca if known else None)
+    if known and not (invite and _is_foreign(address, known, ca)):
+        return _keep(home, replace(known, api=address, ca=ca), known)
     if not invite:
         raise SetupError(f"{home} has not joined a pool", "Use --invite; `jsm worker invite` makes one")
-    client, request = Client(api, invite), JoinRequest(name=name, token=_chosen_token(home))
+    return _join(home, address, _split(invite)[0], name, ca)
+
+
+def _join(home: Path, api: str, token: str, name: str, ca: str | None) -> Identity:
+    client, request = Client(api, token, ca), JoinRequest(name=name, token=_chosen_token(home))
     reply = _patiently(lambda: client.post("/v1/workers/join", request, JoinReply))
-    identity = Identity(reply.worker, reply.token)
-    write_secret(home / "identity.json", json.dumps(asdict(identity)))
+    identity = _keep(home, Identity(reply.worker, reply.token, _secret(), api, ca), None)
     (home / JOINING).unlink()
     logger.info("worker %s: joined as %s", identity.worker, name)
+    return identity
+
+
+def _secret() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def _keep(home: Path, identity: Identity, before: Identity | None) -> Identity:
+    if identity != before:
+        write_secret(home / "identity.json", json.dumps(asdict(identity)))
     return identity
 
 
@@ -59,8 +103,9 @@ def _load(home: Path) -> Identity | None:
     if not file.exists():
         return None
     try:
-        return Identity(**json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        kept, names = json.loads(file.read_text(encoding="utf-8")), {field.name for field in fields(Identity)}
+        return Identity(**{name: value for name, value in kept.items() if name in names})
+    except (ValueError, TypeError, AttributeError) as error:
         raise SetupError(f"{file} is damaged", "Remove it and join with a new invite") from error
 
 
@@ -71,11 +116,47 @@ def _chosen_token(home: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _is_foreign(api: str, identity: Identity) -> bool:
-    client = Client(api, identity.token)
+# ---- trust -------------------------------------------------------------------------------------------------
+
+
+def _split(invite: str) -> tuple[str, str | None]:
+    """Token and fingerprint."""
+    token, _, fingerprint = invite.partition(".")
+    return token, fingerprint or None
+
+
+def _first_contact(api: str, invite: str) -> str | None:
+    """The authority by which this api is to be known, as it says itself once its key is the one of the invite.
+
+    None for the system's. Raises AuthError for another key.
+    """
+    fingerprint, (host, port) = _split(invite)[1] or "", _place(api)
+
+    def ask() -> Place:
+        try:
+            context = tls.pinned_context(host, port, fingerprint)
+        except OSError as error:
+            raise Unreachable(f"{type(error).__name__}: {error}") from error
+        return Client(api, "none", context).get("/v1/join", Place)
+
+    return _patiently(ask).ca
+
+
+def _place(api: str) -> tuple[str, int]:
     try:
-        _patiently(lambda: client.get("/v1/worker/broker", BrokerReply))
-    except AuthError:
+        parts = urlsplit(api)
+        if parts.scheme == "https" and parts.hostname:
+            return parts.hostname, parts.port or 443
+    except ValueError:
+        pass
+    raise SetupError(f"{api!r} is no https:// address, as this invite asks for", "Use the one that came with it")
+
+
+def _is_foreign(api: str, identity: Identity, ca: str | None) -> bool:
+    client = Client(api, identity.token, ca)
+    try:
+        _patiently(lambda: client.post("/v1/worker/broker", identity.broker_request, BrokerReply))
+    except (AuthError, ForbiddenError):
         logger.warning("worker %s: this pool does not know it; joining anew", identity.worker)
         return True
     return False

@@ -1,7 +1,8 @@
 """`python -m workers.runner`: the process in which kinds run. One job at a time, kept warm between jobs.
 
 It reads one `JobLine` a line on standard input and answers with `EventLine`s on its original standard output:
-progress, then done or failed. Everything that libraries print goes to standard error, which the agent keeps
+progress and checkpoints, then done or failed. A `CommandLine` meanwhile is obeyed at the job's next safe point
+(safepoints.py). Everything that libraries print goes to standard error, which the agent keeps
 as the slot's log; how far a job is stands there too, every few seconds. A complete result is `result.json` in
 the job's folder: it is written last, and only it is trusted. When standard input ends the process ends, even in
 the middle of a step: its agent is gone.
@@ -20,10 +21,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from jsm_queue import logs, processes
 from jsm_queue.canonical import file_hash
@@ -33,51 +35,18 @@ from jsm_queue.files import write_whole
 from jsm_queue.kinds import KINDS, ROLE_FILES, Params
 from jsm_queue.protocol import ArtifactIn, ResultRequest
 from jsm_queue.settings import settings
+from workers.lines import LINES, EventLine, Failure, JobLine
+from workers.safepoints import SafePoints, Say
 from workers.work import Device, Outcome, Work
 
 logger = logging.getLogger(__name__)
 
-PROGRESS_S = 0.5  # at most this often a progress line
-LOG_S = 5.0  # at most this often one of them in the log, besides the first and the last
-MAX_METRICS = 16  # what a heartbeat may carry
 RESULT = "result.json"
 FULL_DISK = ("No space left on device", "os error 28", "os error 112", "There is not enough space on the disk")
 FULL_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED", "failed to allocate")
 
-Failure = Literal["error", "crashed", "oom", "disk"]
-
 FINAL = (SpecError, DataError, ModelError)
 """What a kind says of its job: it would come again on every machine. Everything else may be this machine's trouble."""
-
-
-class JobLine(BaseModel):
-    """One attempt. `provenance` is what the agent knows about the machine; it becomes part of the result.
-
-    `job`, `study`: what its log is about.
-    """
-
-    attempt: str
-    job: str = ""
-    study: str = ""
-    kind: str
-    params: dict[str, Any]
-    inputs: Path
-    folder: Path
-    device: str
-    threads: int
-    provenance: dict[str, Any] = {}
-
-
-class EventLine(BaseModel):
-    """What happened: progress (position of total, metrics), done, or failed with its reason."""
-
-    event: Literal["progress", "done", "failed"]
-    attempt: str
-    position: int = 0
-    total: int = 0
-    metrics: dict[str, float] = {}
-    reason: Failure = "crashed"
-    message: str = ""
 
 
 def main() -> None:
@@ -86,12 +55,13 @@ def main() -> None:
     faulthandler.enable()
     logs.set_up(settings().log_format, settings().log_level)
     commands, events = _take_streams()
-    jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(commands, jobs), name="commands", daemon=True).start()
+    say = partial(_say, events, threading.Lock())
+    jobs: queue.SimpleQueue[SafePoints] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(commands, say, jobs), name="commands", daemon=True).start()
     while True:
-        job = JobLine.model_validate_json(jobs.get())
-        with logs.about(job=job.job, attempt=job.attempt, study=job.study):
-            _say(events, run_job(job, events))
+        points = jobs.get()
+        with logs.about(job=points.job.job, attempt=points.job.attempt, study=points.job.study):
+            say(run_job(points))
 
 
 def _take_streams() -> tuple[IO[bytes], IO[bytes]]:
@@ -104,23 +74,30 @@ def _take_streams() -> tuple[IO[bytes], IO[bytes]]:
     return commands, events
 
 
-def _read(commands: IO[bytes], jobs: "queue.SimpleQueue[bytes]") -> None:
-    for line in commands:
-        jobs.put(line)
+def _read(commands: IO[bytes], say: Say, jobs: "queue.SimpleQueue[SafePoints]") -> None:
+    newest: SafePoints | None = None
+    for text in commands:
+        line = LINES.validate_json(text)
+        if isinstance(line, JobLine):
+            newest = SafePoints(line, say)
+            jobs.put(newest)
+        elif newest and newest.job.attempt == line.attempt:
+            newest.obey(line.command)
     os._exit(0)
 
 
-def _say(events: IO[bytes], event: EventLine) -> None:
-    with around(f"event {event.event}"):
+def _say(events: IO[bytes], one_at_a_time: threading.Lock, event: EventLine) -> None:
+    with one_at_a_time, around(f"event {event.event}"):
         events.write(event.model_dump_json().encode() + b"\n")
         events.flush()
 
 
-def run_job(job: JobLine, events: IO[bytes]) -> EventLine:
+def run_job(points: SafePoints) -> EventLine:
     """Run one job to its last event. Its result, if there is one, is whole on the disk when this returns."""
-    started = time.monotonic()
+    job, started = points.job, time.monotonic()
     logger.info("%s begins on %s, threads: %d", job.kind, job.device, job.threads)
-    progress = Progress(job.attempt, events)
+    if job.resume:
+        logger.info("it goes on from %d", job.position)
     try:
         module = importlib.import_module(f"workers.kinds.{job.kind}")
         work = Work(
@@ -128,20 +105,21 @@ def run_job(job: JobLine, events: IO[bytes]) -> EventLine:
             inputs=job.inputs,
             folder=job.folder,
             device=Device(job.device, job.threads),
-            progress=progress,
+            progress=points.progress,
+            checkpoint=points.checkpoint,
+            resume=job.resume,
+            ooms=job.ooms,
+            attempt=job.attempt,
         )
         outcome = module.run(work)
-        provenance = job.provenance | {
-            "device": job.device,
-            "threads": job.threads,
-            "seconds": round(time.monotonic() - started, 3),
-        }
-        write_result(job.folder, collect(job.kind, outcome, job.folder, provenance))
+        seconds = time.monotonic() - started - points.stood_s
+        write_result(job.folder, collect(job.kind, outcome, job.folder, provenance(job, seconds)))
     except (Exception, SystemExit) as error:
         reason, message = classify(error)
         logger.error("%s ends: %s: %s", job.kind, reason, message, exc_info=error)
+        points.end()
         return EventLine(event="failed", attempt=job.attempt, reason=reason, message=message)
-    progress.flush()
+    points.end()
     logger.info("%s is complete after %.1f s", job.kind, time.monotonic() - started)
     return EventLine(event="done", attempt=job.attempt)
 
@@ -157,36 +135,13 @@ def parse_params(job: JobLine) -> Params:
         ) from error
 
 
-class Progress:
-    """The kinds' progress callback: says where the attempt is, at most every PROGRESS_S, and in the log every LOG_S."""
+def provenance(job: JobLine, seconds: float) -> dict[str, Any]:
+    """What is kept of where and how a result was made. `seconds` without what the job stood still.
 
-    def __init__(self, attempt: str, events: IO[bytes]) -> None:
-        self._attempt, self._events = attempt, events
-        self._said_at = self._logged_at = -math.inf
-        self._unsaid: EventLine | None = None
-
-    def __call__(self, position: int, total: int, metrics: dict[str, float]) -> None:
-        """Note the position; say it when the last line is old enough."""
-        figures = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
-        kept = dict(list(figures.items())[:MAX_METRICS])
-        self._unsaid = EventLine(event="progress", attempt=self._attempt, position=position, total=total, metrics=kept)
-        if time.monotonic() - self._logged_at >= LOG_S or 0 < total == position:
-            logger.info("%s", progress_words(self._unsaid))
-            self._logged_at = time.monotonic()
-        if time.monotonic() - self._said_at >= PROGRESS_S:
-            self.flush()
-
-    def flush(self) -> None:
-        """Say what is still unsaid."""
-        if self._unsaid:
-            _say(self._events, self._unsaid)
-            self._unsaid, self._said_at = None, time.monotonic()
-
-
-def progress_words(event: EventLine) -> str:
-    """ "12 of 50  loss=2.3104  tokens_per_second=3512"."""
-    figures = [f"{name}={value:.{0 if abs(value) >= 100 else 4}f}" for name, value in event.metrics.items()]
-    return "  ".join([f"{event.position} of {event.total}", *figures])
+    `resumed_from`: of a job that was gone on with, whose seconds therefore are not all of it.
+    """
+    here = {"device": job.device, "threads": job.threads, "seconds": round(seconds, 3)}
+    return job.provenance | here | ({"resumed_from": job.position} if job.resume else {})
 
 
 def collect(kind: str, outcome: Outcome, folder: Path, provenance: dict[str, Any]) -> ResultRequest:

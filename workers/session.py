@@ -24,7 +24,7 @@ from jsm_queue.protocol import (
     SlotReport,
 )
 from workers import hardware, threads
-from workers.board import Board
+from workers.board import Board, Room
 from workers.client import Client, Unreachable, patiently
 from workers.hardware import SlotPlan
 from workers.threads import OnGone
@@ -40,8 +40,22 @@ T = TypeVar("T")
 class Session:
     """From one hello to the end of this process, or to a newer hello of the same worker."""
 
-    def __init__(self, client: Client, board: Board, plans: list[SlotPlan], home: Path, on_gone: OnGone) -> None:
+    def __init__(
+        self,
+        client: Client,
+        board: Board,
+        plans: list[SlotPlan],
+        home: Path,
+        on_gone: OnGone,
+        holds: Callable[[], list[str]] = list,
+        on_unclaimed: Callable[[int], object] = lambda _: None,
+    ) -> None:
+        """`holds`: what says which artifacts lie in this worker's cache. `on_unclaimed` hears with each heartbeat how
+        many offers in a row this session did not claim.
+        """
         self.boot_id = ""
+        self._holds = holds
+        self._on_unclaimed = on_unclaimed
         self._home = home
         self._client = client
         self._board = board
@@ -58,7 +72,13 @@ class Session:
         """
         self._machine = machine
         self.boot_id = uuid.uuid4().hex
-        request = HelloRequest(boot_id=self.boot_id, hardware=machine, slots=self._slots(), undelivered=undelivered)
+        request = HelloRequest(
+            boot_id=self.boot_id,
+            hardware=machine,
+            slots=self._slots(),
+            undelivered=undelivered,
+            holds=self._holds(),
+        )
         reply = self._client.post("/v1/worker/hello", request, HelloReply)
         self._heartbeat_s = reply.heartbeat_s
         return reply.drop
@@ -85,7 +105,8 @@ class Session:
             attempts=self._board.attempt_reports(),
             disk_free=psutil.disk_usage(str(self._home)).free,
         )
-        self._asked(lambda: self._client.post("/v1/worker/heartbeat", request, HeartbeatReply))
+        reply = self._asked(lambda: self._client.post("/v1/worker/heartbeat", request, HeartbeatReply))
+        self._on_unclaimed(reply.unclaimed)
 
     def _control(self) -> None:
         revision = -1
@@ -97,7 +118,7 @@ class Session:
 
             reply = patiently(ask, self._board.leaving, _away("control"))
             revision = reply.control_rev
-            self._board.obey(reply.desired)
+            self._board.obey(reply.desired, reply.worker)
 
     def _asked(self, call: Callable[[], T]) -> T:
         """Whatever the api refuses but a superseded session is tried again: a session never ends by an api's bug."""
@@ -129,11 +150,13 @@ class Session:
         return self._board.slot_reports(free_memory(self._plans))
 
 
-def free_memory(plans: list[SlotPlan]) -> dict[int, int]:
-    """Free bytes for each slot: the GPU's own, or the system's."""
-    gpus = {gpu.uuid: gpu.free for gpu in hardware.list_gpus()} if any(p.uuid for p in plans) else {}
-    available = psutil.virtual_memory().available
-    return {plan.idx: gpus.get(plan.uuid, 0) if plan.uuid else available for plan in plans}
+def free_memory(plans: list[SlotPlan]) -> dict[int, Room]:
+    """What each slot has: the GPU's own memory, or the system's."""
+    gpus = {gpu.uuid: gpu for gpu in hardware.list_gpus()} if any(p.uuid for p in plans) else {}
+    system = psutil.virtual_memory()
+    rooms = {uuid: Room(gpu.free, gpu.memory) for uuid, gpu in gpus.items()}
+    here = Room(system.available, system.total)
+    return {plan.idx: rooms.get(plan.uuid, Room(0, 0)) if plan.uuid else here for plan in plans}
 
 
 def _away(what: str) -> Callable[[str], None]:

@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import math
 import os
 import queue
 import signal
@@ -13,34 +14,28 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from jsm_queue import logs, processes
 from jsm_queue.crashpoints import around
-from jsm_queue.protocol import EndReason
+from workers.board import Ended, Held
 from workers.hardware import SlotPlan
-from workers.runner import EventLine, JobLine
+from workers.lines import Command, CommandLine, EventLine, JobLine
 
 RUNNER = ("-m", "workers.runner")
-LOOK_S = 0.25  # between two looks at whether the attempt is still wanted
+LOOK_S = 0.1  # between two looks at what is wanted of the attempt
+SAVE_S = 1.0  # for a last checkpoint of what is to leave the slot; its memory is free then, whatever it did
 LOG_BYTES = 5_000_000  # of a slot's log, before it is put aside
 TAIL_LINES = 50  # of the log that go with an end
 TAIL_CHARS = 20_000
 DEATH_S = 10.0  # from the end of a runner's output to its own
 MEMORY_KILL = "the system killed it, perhaps because memory ran out"
 
-OnProgress = Callable[[EventLine], object]
+OnEvent = Callable[[EventLine], object]
 
-
-@dataclass(frozen=True)
-class Ended:
-    """An attempt without a result: why, in words, and the end of the runner's log."""
-
-    reason: EndReason
-    message: str
-    log_tail: str = ""
+NOTHING = EventLine(event="progress", attempt="")
+"""What a runner says that says nothing."""
 
 
 def keeps_runner(kind: str, warm_base: str | None, base: str | None) -> bool:
@@ -64,13 +59,12 @@ class Slot:
         self._events: queue.SimpleQueue[EventLine | None] = queue.SimpleQueue()
         processes.end_leftover(self.pid_file)
 
-    def run(
-        self, job: JobLine, base: str | None, stall_s: float, stop: threading.Event, on_progress: OnProgress
-    ) -> Ended | None:
+    def run(self, job: JobLine, base: str | None, stall_s: float, held: Held, on_event: OnEvent) -> Ended | None:
         """Run a job to its end; None when its result is whole in its folder.
 
-        `base` names the base model it loads. The runner is killed when `stop` is set (ended `cancelled`) and
-        when it says nothing for `stall_s` seconds.
+        `base` names the base model it loads. What is wished of `held` is done: paused, it stands still at its next safe
+        point; stopped, the runner is killed; released, it is killed too, after a checkpoint for which it has SAVE_S.
+        When it says nothing for `stall_s` seconds, but for a pause, the runner is killed as well.
         """
         if not keeps_runner(self.plan.kind, self.warm_base, base):
             self.kill()
@@ -78,40 +72,48 @@ class Slot:
         self._ensure()
         if base:
             self.warm_base = base
-        ended = self._watch(job, stall_s, stop, on_progress)
+        ended = self._watch(job, stall_s, held, on_event)
         if ended is None:
             return None
         if ended.reason != "error":  # what it loaded, and whether it is sound, is unknown now
             self.kill()
         return Ended(ended.reason, ended.message, tail(self.log, tail_from))
 
-    def _watch(self, job: JobLine, stall_s: float, stop: threading.Event, on_progress: OnProgress) -> Ended | None:
+    def _watch(self, job: JobLine, stall_s: float, held: Held, on_event: OnEvent) -> Ended | None:
         runner = self._runner
-        assert runner and runner.stdin
-        try:
-            with around("line"):
-                runner.stdin.write(job.model_dump_json().encode() + b"\n")
-                runner.stdin.flush()
-        except OSError:
+        assert runner  # another thread may end it from here on
+        if not _write(runner, job):
             return _died(runner)
-        heard = time.monotonic()
-        while not stop.is_set():
-            try:
-                event = self._events.get(timeout=LOOK_S)
-            except queue.Empty:
-                if time.monotonic() - heard > stall_s:
-                    return Ended("stalled", f"no progress for {stall_s:.0f} s")
-                continue
-            heard = time.monotonic()
+        heard, told, until = time.monotonic(), "run", math.inf
+        while time.monotonic() < until and held.wish != "stop":
+            if held.wish == "release" and until == math.inf:
+                until = time.monotonic() + SAVE_S
+                _tell(runner, job, "save")
+            elif held.wish in ("run", "pause") and held.wish != told:
+                told = held.wish
+                _tell(runner, job, "pause" if told == "pause" else "resume")
+            event = self._next_event()
+            if event is not NOTHING or told == "pause":
+                heard = time.monotonic()
             if event is None:
                 return _died(runner)
-            if event.attempt != job.attempt:
-                continue
-            if event.event == "progress":
-                on_progress(event)
-            else:
-                return None if event.event == "done" else Ended(event.reason, event.message)
-        return Ended("cancelled", "no longer wanted")
+            if event is NOTHING:
+                if time.monotonic() - heard > stall_s:
+                    return Ended("stalled", f"no progress for {stall_s:.0f} s")
+            elif event.attempt == job.attempt:
+                on_event(event)
+                if event.event in ("done", "failed"):
+                    return None if event.event == "done" else Ended(event.reason, event.message)
+                if event.event == "saved":
+                    break
+        return held.ended()
+
+    def _next_event(self) -> EventLine | None:
+        """None when the runner is gone, NOTHING when it says nothing for LOOK_S."""
+        try:
+            return self._events.get(timeout=LOOK_S)
+        except queue.Empty:
+            return NOTHING
 
     def _ensure(self) -> None:
         if self._runner and self._runner.poll() is None:
@@ -157,6 +159,22 @@ def _listen(stream: IO[bytes], events: "queue.SimpleQueue[EventLine | None]") ->
         for line in stream:
             events.put(EventLine.model_validate_json(line))
     events.put(None)
+
+
+def _tell(runner: processes.Process, job: JobLine, command: Command) -> None:
+    _write(runner, CommandLine(attempt=job.attempt, command=command))
+
+
+def _write(runner: processes.Process, line: JobLine | CommandLine) -> bool:
+    """Whether the runner could be told; one that died is noticed anyway."""
+    assert runner.stdin
+    try:
+        with around("line" if isinstance(line, JobLine) else f"line {line.command}"):
+            runner.stdin.write(line.model_dump_json().encode() + b"\n")
+            runner.stdin.flush()
+    except (OSError, ValueError):  # closed at its other end, or at ours by who ended it
+        return False
+    return True
 
 
 def _died(runner: processes.Process) -> Ended:

@@ -4,6 +4,9 @@ Each `workers/kinds/<kind>.py` has one public function `run(work: Work) -> Outco
 `work.inputs/<need>/<file>` with the names of `jsm_queue.kinds.ROLE_FILES`; leaf files (the corpus, the bench,
 a local base) in `work.inputs/source/`, `work.inputs/bench/` and `work.inputs/base/`. Output files go into
 `work.folder`, under the same names; the runner hashes them.
+
+A call of `work.progress` is a *safe point*: the attempt may stand still in it for hours. A kind that can be gone on
+with calls `work.checkpoint` just before, and looks at `work.resume` when it begins.
 """
 
 from collections.abc import Callable
@@ -16,6 +19,14 @@ from jsm_queue.protocol import RecordIn
 Progress = Callable[[int, int, dict[str, float]], None]
 """progress(position, total, metrics): called at least every few seconds of work; also the sign of life."""
 
+Take = Callable[[], bytes]
+"""A checkpoint file's content: all that going on from here needs. It is never pickled."""
+
+Offer = Callable[[int, Take], None]
+"""checkpoint(position, take): called just before the progress of that position. `take` is called within that progress,
+if at all: the runner decides by time whether a checkpoint is due.
+"""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -25,15 +36,27 @@ class Device:
     threads: int
 
 
+def _offer_nothing(position: int, take: Take) -> None:
+    """Where no checkpoints are kept."""
+
+
 @dataclass(frozen=True)
 class Work:
-    """One attempt, as a kind sees it. `params` is the kind's own type from `jsm_queue.kinds`."""
+    """One attempt, as a kind sees it. `params` is the kind's own type from `jsm_queue.kinds`.
+
+    `resume`: a checkpoint of this kind to go on from. One that cannot be used is no reason to fail: the kind begins at
+    the start. `ooms`: how often the job ran out of memory before; each time it is to take less.
+    """
 
     params: Any
     inputs: Path
     folder: Path
     device: Device
     progress: Progress
+    checkpoint: Offer = _offer_nothing
+    resume: Path | None = None
+    ooms: int = 0
+    attempt: str = ""
 
 
 @dataclass

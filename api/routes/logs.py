@@ -10,7 +10,7 @@ from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 
 from api import attemptlogs
-from api.auth import Bearer, find_worker, require_admin
+from api.auth import READ, WORKER, Bearer, find_worker
 from api.context import Context, Ctx
 from jsm_queue import protocol
 from jsm_queue.errors import ConflictError, NotFoundError
@@ -47,7 +47,7 @@ class LogPiece(BaseModel):
     text: str = ""
 
 
-@router.post("/attempts/{attempt_id}/log")
+@router.post("/attempts/{attempt_id}/log", dependencies=[Depends(WORKER)])
 def add_log(ctx: Ctx, token: Bearer, attempt_id: protocol.Id, request: protocol.LogRequest) -> protocol.LogSize:
     """What an attempt's log says from a byte on, from its worker alone. The same text twice changes nothing.
 
@@ -60,12 +60,12 @@ def add_log(ctx: Ctx, token: Bearer, attempt_id: protocol.Id, request: protocol.
     return protocol.LogSize(size=attemptlogs.append(ctx.settings.home, attempt_id, request.offset, request.text))
 
 
-@router.get("/jobs/{job_id}/log", dependencies=[Depends(require_admin)])
+@router.get("/jobs/{job_id}/log", dependencies=[Depends(READ)])
 async def show_log(
     ctx: Ctx,
     job_id: str,
     attempt: str | None = None,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Annotated[int, Query(ge=0, le=attemptlogs.LIMIT)] = 0,
     wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT_S)] = 0,
 ) -> LogPiece:
     """The log of a job's newest attempt, or of `attempt`, from byte `offset` on. Where nothing is new it waits up to

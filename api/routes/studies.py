@@ -2,15 +2,16 @@
 
 from typing import Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Response
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from pydantic import ValidationError
 from sqlmodel import Session
 
-from api.auth import require_admin
+from api import files
+from api.auth import READ, SUBMIT
 from api.context import Ctx
-from jsm_queue import artifacts, lifecycle
-from jsm_queue.errors import SpecError
+from jsm_queue import artifacts, eta, lifecycle
+from jsm_queue.errors import ConflictError, SpecError
 from jsm_queue.kinds import Inputs
 from jsm_queue.protocol import SubmitRequest
 from jsm_queue.spec import StudySpec, parse_spec
@@ -18,7 +19,7 @@ from jsm_queue.store import pages, queries, summaries
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading, writing
 
-router = APIRouter(tags=["studies"], dependencies=[Depends(require_admin)])
+router = APIRouter(tags=["studies"])
 
 PAGE = 1000
 LAST = 2**53
@@ -27,7 +28,7 @@ LAST = 2**53
 JobState = Literal["waiting", "ready", "active", "done", "failed", "quarantined", "skipped"]
 
 
-@router.post("/studies", status_code=201)
+@router.post("/studies", status_code=201, dependencies=[Depends(SUBMIT)])
 def submit(ctx: Ctx, request: SubmitRequest, response: Response) -> dict[str, Any]:
     """Start a study, or return the one that this spec started before."""
     spec = parse_spec(request.spec)
@@ -71,16 +72,19 @@ def _require_uploaded(session: Session, inputs: Inputs) -> None:
         )
 
 
-@router.get("/studies")
+@router.get("/studies", dependencies=[Depends(READ)])
 def list_studies(ctx: Ctx) -> dict[str, Any]:
     """All studies, the newest first."""
     with reading(ctx.engine) as session:
         return {"studies": summaries.of_all(session)}
 
 
-@router.get("/studies/{study_id}")
+@router.get("/studies/{study_id}", dependencies=[Depends(READ)])
 def show_study(ctx: Ctx, study_id: str) -> dict[str, Any]:
-    """One study with its spec, its inputs and its verdicts. `waiting_for`: what the pool lacks for it to go on."""
+    """One study with its spec, its inputs and its verdicts. `waiting_for`: what the pool lacks for it to go on.
+
+    `eta_s`: about how many seconds its jobs known so far still take the slots that are here; null: nobody knows.
+    """
     with reading(ctx.engine) as session:
         study = queries.find_study(session, study_id)
         return summaries.of_study(session, study) | {
@@ -88,10 +92,11 @@ def show_study(ctx: Ctx, study_id: str) -> dict[str, Any]:
             "inputs": study.inputs,
             "verdicts": _verdicts(session, study),
             "waiting_for": queries.waiting_for(session, study, ctx.now()),
+            "eta_s": eta.seconds_left(session, study, ctx.now()),
         }
 
 
-@router.get("/studies/{study_id}/jobs")
+@router.get("/studies/{study_id}/jobs", dependencies=[Depends(READ)])
 def list_jobs(
     ctx: Ctx,
     study_id: str,
@@ -109,14 +114,14 @@ def list_jobs(
     return {"jobs": rows, "next": rows[-1]["id"] if len(rows) == limit else None}
 
 
-@router.get("/studies/{study_id}/comparisons")
+@router.get("/studies/{study_id}/comparisons", dependencies=[Depends(READ)])
 def show_comparisons(ctx: Ctx, study_id: str) -> dict[str, list[dict[str, Any]]]:
     """The stage tables, one row a cell and split."""
     with reading(ctx.engine) as session:
         return queries.comparisons(session, queries.find_study(session, study_id).id)
 
 
-@router.get("/studies/{study_id}/records")
+@router.get("/studies/{study_id}/records", dependencies=[Depends(READ)])
 def list_records(
     ctx: Ctx,
     study_id: str,
@@ -132,22 +137,22 @@ def list_records(
     return {"records": rows, "next": after + limit if len(rows) == limit else None}
 
 
-@router.get("/studies/{study_id}/verdicts")
+@router.get("/studies/{study_id}/verdicts", dependencies=[Depends(READ)])
 def list_verdicts(ctx: Ctx, study_id: str) -> dict[str, Any]:
     """The verdicts so far: decision and evidence."""
     with reading(ctx.engine) as session:
         return {"verdicts": _verdicts(session, queries.find_study(session, study_id))}
 
 
-@router.get("/studies/{study_id}/data")
-def show_data(ctx: Ctx, study_id: str) -> FileResponse:
+@router.get("/studies/{study_id}/data", dependencies=[Depends(READ)])
+def show_data(ctx: Ctx, study_id: str, request: Request) -> Response:
     """What `prepare` says of the study's data, as JSON; 404 before it is done."""
     with reading(ctx.engine) as session:
         sha = queries.data_report(session, queries.find_study(session, study_id))
-    return FileResponse(artifacts.find(ctx.artifacts, sha), media_type="application/json")
+    return files.ranged(request, artifacts.find(ctx.artifacts, sha), "application/json")
 
 
-@router.get("/studies/{study_id}/report")
+@router.get("/studies/{study_id}/report", dependencies=[Depends(READ)])
 def show_report(ctx: Ctx, study_id: str, format: Literal["html", "md", "json"] = "html") -> Response:
     """The report as one self-contained HTML file, as Markdown, or as JSON."""
     # Drawing libraries take a second to import; only this path needs them.
@@ -162,7 +167,7 @@ def show_report(ctx: Ctx, study_id: str, format: Literal["html", "md", "json"] =
     return HTMLResponse(html.render_html(data))
 
 
-@router.delete("/studies/{study_id}")
+@router.delete("/studies/{study_id}", dependencies=[Depends(SUBMIT)])
 def cancel(ctx: Ctx, study_id: str) -> dict[str, Any]:
     """Cancel a study; jobs that another running study wants go on."""
     with writing(ctx.engine) as session:
@@ -172,33 +177,50 @@ def cancel(ctx: Ctx, study_id: str) -> dict[str, Any]:
     return {"id": study.id, "state": study.state}
 
 
-@router.post("/studies/{study_id}/pause")
+@router.post("/studies/{study_id}/pause", dependencies=[Depends(SUBMIT)])
 def pause(ctx: Ctx, study_id: str) -> dict[str, Any]:
     """Pause a running study: nothing of it begins, and what runs gives its slot back."""
     with writing(ctx.engine) as session:
         study = queries.find_study(session, study_id)
+        _refuse(study, "cancelled", "ended")
         lifecycle.pause_study(session, study, ctx.now())
     return {"id": study.id, "state": study.state}
 
 
-@router.post("/studies/{study_id}/resume")
+@router.post("/studies/{study_id}/resume", dependencies=[Depends(SUBMIT)])
 def resume(ctx: Ctx, study_id: str) -> dict[str, Any]:
     """Let a paused study go on."""
     with writing(ctx.engine) as session:
         study = queries.find_study(session, study_id)
+        _refuse(study, "cancelled", "ended")
         lifecycle.resume_study(session, study, ctx.now())
     ctx.wake.set()
     return {"id": study.id, "state": study.state}
 
 
-@router.post("/studies/{study_id}/retry")
+@router.post("/studies/{study_id}/retry", dependencies=[Depends(SUBMIT)])
 def retry(ctx: Ctx, study_id: str) -> dict[str, Any]:
     """Try a study's failed and quarantined jobs again. Verdicts that are written stand. `retried`: how many."""
     with writing(ctx.engine) as session:
         study = queries.find_study(session, study_id)
+        _refuse(study, "cancelled")
         count = lifecycle.retry_study(session, study, ctx.now())
     ctx.wake.set()
     return {"id": study.id, "state": study.state, "retried": count}
+
+
+OVER = {
+    "cancelled": ("was cancelled", "Submit it again: it goes on where it was"),
+    "ended": ("has ended", "`jsm retry` tries again what failed in it"),
+}
+"""State of a study that nothing goes on in → what that is, and what to do."""
+
+
+def _refuse(study: t.Study, *states: str) -> None:
+    """Raises ConflictError for a study in one of those states: what is asked for would change nothing."""
+    if study.state in states:
+        what, fix = OVER[study.state]
+        raise ConflictError(f"The study {study.id[:12]} {what}", fix)
 
 
 def _verdicts(session: Session, study: t.Study) -> list[dict[str, Any]]:

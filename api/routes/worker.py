@@ -3,35 +3,40 @@
 import asyncio
 import time
 import uuid
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Query
 from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 
-from api.auth import Bearer, find_worker, holder
-from api.context import Ctx
+from api import brokerusers
+from api.auth import INVITED, WORKER, Bearer, find_worker, holder
+from api.context import Context, Ctx
 from jsm_queue import broker, lifecycle, protocol
-from jsm_queue.errors import AuthError
+from jsm_queue.errors import AuthError, ConflictError
 from jsm_queue.kinds import ROLE_FILES
-from jsm_queue.store import queries
+from jsm_queue.store import access, queries
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading, writing
 from jsm_queue.store.tokens import find_token, new_secret, token_hash
 
 router = APIRouter(tags=["worker protocol"])
 
+Revision = Annotated[int, Query(ge=-1, le=protocol.LARGEST)]
+
 LONG_POLL_S = 25.0
 LOOK_S = 0.5  # between two looks of a long poll; a stop reaches its worker within this and one request
 
 
-@router.post("/workers/join", status_code=201)
+@router.post("/workers/join", status_code=201, dependencies=[Depends(INVITED)])
 def join(ctx: Ctx, token: Bearer, request: protocol.JoinRequest) -> protocol.JoinReply:
     """A machine joins with an invite, once, and has a token of its own. Asked again with that token, it is the same."""
     secret = request.token or new_secret()
     with writing(ctx.engine) as session:
         known = holder(session, secret)
         worker_id = known.id if known else _join(session, token, request.name, secret, ctx.now())
-    return protocol.JoinReply(worker=worker_id, token=secret, **_broker(ctx, worker_id).model_dump())
+    place, queue = brokerusers.place(ctx.settings), broker.queue_name(worker_id)
+    return protocol.JoinReply(worker=worker_id, token=secret, broker_url=place, queue=queue)
 
 
 def _join(session: Session, token: str, name: str, secret: str, now: float) -> str:
@@ -44,18 +49,24 @@ def _join(session: Session, token: str, name: str, secret: str, now: float) -> s
     return worker_id
 
 
-@router.get("/worker/broker")
+@router.get("/worker/broker", dependencies=[Depends(WORKER)])
 def show_broker(ctx: Ctx, token: Bearer) -> protocol.BrokerReply:
-    """Where the worker's messages come from; asked at every start."""
+    """As an older worker asks, which has no password of its own at the broker."""
     with reading(ctx.engine) as session:
-        return _broker(ctx, find_worker(session, token).id)
+        return brokerusers.shared_reply(ctx, session, find_worker(session, token).id)
 
 
-def _broker(ctx: Ctx, worker_id: str) -> protocol.BrokerReply:
-    return protocol.BrokerReply(broker_url=ctx.settings.broker_url or "", queue=broker.queue_name(worker_id))
+@router.post("/worker/broker", dependencies=[Depends(WORKER)])
+def provide_broker(ctx: Ctx, token: Bearer, request: protocol.BrokerRequest) -> protocol.BrokerReply:
+    """Where the worker's messages come from; asked at every start. It chose a password: its user is made for it."""
+    with writing(ctx.engine) as session:
+        worker = find_worker(session, token)
+        worker.broker_secret_hash = request.secret_hash
+        worker_id = worker.id
+    return brokerusers.reply(ctx, worker_id)
 
 
-@router.post("/worker/hello")
+@router.post("/worker/hello", dependencies=[Depends(WORKER)])
 def hello(ctx: Ctx, token: Bearer, request: protocol.HelloRequest) -> protocol.HelloReply:
     """A session begins; the old one of this worker ends."""
     with writing(ctx.engine) as session:
@@ -64,20 +75,22 @@ def hello(ctx: Ctx, token: Bearer, request: protocol.HelloRequest) -> protocol.H
     return protocol.HelloReply(drop=drop, lease_s=ctx.settings.lease_s, heartbeat_s=ctx.settings.heartbeat_s)
 
 
-@router.post("/worker/heartbeat")
+@router.post("/worker/heartbeat", dependencies=[Depends(WORKER)])
 def heartbeat(ctx: Ctx, token: Bearer, request: protocol.HeartbeatRequest) -> protocol.HeartbeatReply:
     """The session lives: its slots and attempts."""
     with writing(ctx.engine) as session:
         worker = find_worker(session, token)
         freed = lifecycle.heartbeat(session, worker, request, ctx.settings.lease_s, ctx.now())
-        revision = worker.control_rev
+        reply = protocol.HeartbeatReply(
+            control_rev=worker.control_rev, unclaimed=queries.unclaimed_in_a_row(session, worker)
+        )
     if freed:
         ctx.wake.set()
-    return protocol.HeartbeatReply(control_rev=revision)
+    return reply
 
 
-@router.get("/worker/control")
-async def control(ctx: Ctx, token: Bearer, boot_id: protocol.Id, rev: int) -> protocol.ControlReply:
+@router.get("/worker/control", dependencies=[Depends(WORKER)])
+async def control(ctx: Ctx, token: Bearer, boot_id: protocol.Id, rev: Revision) -> protocol.ControlReply:
     """Long poll: what is desired of each of the worker's attempts, once the revision is another than `rev`."""
     deadline = time.monotonic() + LONG_POLL_S
     while True:
@@ -98,7 +111,7 @@ def _desired(ctx: Ctx, token: str, boot_id: str) -> protocol.ControlReply:
         )
 
 
-@router.post("/runs/{run_id}/claim")
+@router.post("/runs/{run_id}/claim", dependencies=[Depends(WORKER)])
 def claim(ctx: Ctx, token: Bearer, run_id: protocol.Id, request: protocol.ClaimRequest) -> protocol.ClaimReply:
     """Start what a message rang for. 409 drops that message alone."""
     with writing(ctx.engine) as session:
@@ -114,7 +127,7 @@ def _grant(session: Session, attempt: t.Attempt) -> protocol.Grant:
         protocol.InputFile(folder=need, name=ROLE_FILES[role], sha=sha, size=size)
         for need, role, sha, size in queries.input_files(session, job)
     ]
-    leaves = _leaves(job.params)
+    leaves = access.leaves(job.params)
     sizes = queries.sizes(session, [sha for _, _, sha in leaves])
     given = [protocol.InputFile(folder=folder, name=name, sha=sha, size=sizes[sha]) for folder, name, sha in leaves]
     return protocol.Grant(
@@ -136,42 +149,53 @@ def _checkpoint(session: Session, job: t.Job) -> protocol.CheckpointFile | None:
     return protocol.CheckpointFile(sha=artifact.sha, size=artifact.size, position=job.position)
 
 
-def _leaves(params: dict[str, object]) -> list[tuple[str, str, str]]:
-    """(folder, file name, sha) of the submitter's files that a job's params name."""
-    found = []
-    for folder in ("source", "bench"):
-        ref = params.get(folder)
-        if isinstance(ref, dict):
-            found.append((folder, folder + ref["suffix"], ref["sha"]))
-    judge = params.get("judge_file")
-    if isinstance(judge, dict):
-        found.append(("judge", "judge" + judge["suffix"], judge["sha"]))
-    base = params.get("base")
-    if isinstance(base, dict):
-        found += [("base", name, sha) for name, sha in base["files"].items()]
-        # Where a trained adapter would lie, so kinds need not know which it is.
-        found += [("adapter", name, sha) for name, sha in base.get("adapter", {}).items()]
-    return found
-
-
-@router.post("/attempts/{attempt_id}/checkpoint", status_code=204)
+@router.post("/attempts/{attempt_id}/checkpoint", status_code=204, dependencies=[Depends(WORKER)])
 def checkpoint(ctx: Ctx, token: Bearer, attempt_id: protocol.Id, request: protocol.CheckpointRequest) -> None:
     """A file from which a later attempt can go on; it was uploaded before."""
     with writing(ctx.engine) as session:
-        lifecycle.checkpoint(session, attempt_id, find_worker(session, token).id, request, ctx.now())
+        worker = find_worker(session, token)
+        _require_own(session, worker, [request.sha])
+        older = _checkpoints(session, attempt_id)
+        lifecycle.checkpoint(session, attempt_id, worker.id, request, ctx.now())
+        unneeded = older - _checkpoints(session, attempt_id)
+    _discard(ctx, unneeded)
 
 
-@router.post("/attempts/{attempt_id}/result")
+def _require_own(session: Session, worker: t.Worker, shas: list[str]) -> None:
+    """A result names what its worker sent or was given: else it could name a file of another job, and read it in the
+    next one. Raises ConflictError.
+    """
+    if missing := access.not_had(session, worker.id, shas):
+        raise ConflictError(f"Artifact {missing[0]} was not uploaded by this worker", "Upload it, then send this again")
+
+
+def _checkpoints(session: Session, attempt_id: str) -> set[str]:
+    """Those of the attempt's job."""
+    attempt = session.get(t.Attempt, attempt_id)
+    job = session.get(t.Job, attempt.job) if attempt else None
+    return {sha for sha in (job.checkpoint, job.checkpoint_prev) if sha} if job else set()
+
+
+def _discard(ctx: Context, checkpoints: set[str]) -> None:
+    """One comes every few minutes, as large as the optimizer's state: they do not lie here until somebody collects."""
+    for sha in checkpoints:
+        ctx.uploads.discard(sha, ctx.now())
+
+
+@router.post("/attempts/{attempt_id}/result", dependencies=[Depends(WORKER)])
 def result(ctx: Ctx, token: Bearer, attempt_id: protocol.Id, request: protocol.ResultRequest) -> protocol.ResultReply:
     """The whole result of an attempt; its artifacts were uploaded before."""
     with writing(ctx.engine) as session:
         worker = find_worker(session, token)
-        lifecycle.accept(session, attempt_id, worker.id, request, ctx.now())
+        _require_own(session, worker, [artifact.sha for artifact in request.artifacts])
+        accepted = lifecycle.accept(session, attempt_id, worker.id, request, ctx.now())
+        unneeded = _checkpoints(session, attempt_id) if accepted else set()
     ctx.wake.set()
+    _discard(ctx, unneeded)
     return protocol.ResultReply(accepted=True)
 
 
-@router.post("/attempts/{attempt_id}/end", status_code=204)
+@router.post("/attempts/{attempt_id}/end", status_code=204, dependencies=[Depends(WORKER)])
 def end(ctx: Ctx, token: Bearer, attempt_id: protocol.Id, request: protocol.EndRequest) -> None:
     """The attempt ended without a result."""
     with writing(ctx.engine) as session:

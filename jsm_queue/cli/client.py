@@ -1,6 +1,7 @@
 """The api over HTTP, as the CLI uses it."""
 
 import re
+import ssl
 import time
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -8,9 +9,9 @@ from urllib.parse import quote
 
 import httpx
 
-from jsm_queue import protocol
+from jsm_queue import protocol, tls
 from jsm_queue.cli import home
-from jsm_queue.errors import AuthError, ConflictError, JsmError, NotFoundError, SetupError, of_code
+from jsm_queue.errors import AuthError, ConflictError, JsmError, NotFoundError, RequestError, SetupError, of_code
 from jsm_queue.settings import settings
 
 TIMEOUT_S = 60.0  # a report of a large study takes seconds
@@ -18,6 +19,7 @@ VERIFY_S = 600.0  # the api hashes 16 GB before it answers
 PAUSE_S = 0.5  # after a refused piece: another client may be sending the same file
 CHUNK = 4 * 1024 * 1024  # bytes a PATCH while uploading
 WRITE_IT = "Write JSM_API_URL like http://127.0.0.1:8080"
+TRUST_IT = "Name its authority in JSM_CA: tls/ca.pem of the home folder where `jsm up --lan` runs"
 START_IT = "Start it with `jsm up`, or name one in JSM_API_URL"
 
 
@@ -28,7 +30,7 @@ def connect() -> httpx.Client:
     url = settings().api_url or (endpoint.api if endpoint else None)
     if url is None:
         raise SetupError(f"No api is running on {folder}", START_IT)
-    token = settings().token or home.read_token(folder)
+    token = (settings().token or "").strip() or home.read_token(folder)
     if token is None:
         raise AuthError(f"No token for {url}", "Set JSM_TOKEN")
     return client(url, token)
@@ -36,7 +38,7 @@ def connect() -> httpx.Client:
 
 def quoted(part: str) -> str:
     """A part of a path as it is in a URL, whatever it holds: it never becomes two parts, nor none."""
-    return quote(part, safe="").replace(".", "%2E") or "%20"
+    return quote(part, safe="", errors="surrogatepass").replace(".", "%2E") or "%20"
 
 
 def client(url: str, token: str) -> httpx.Client:
@@ -44,12 +46,12 @@ def client(url: str, token: str) -> httpx.Client:
 
     Raises SetupError for what is no address, AuthError for what cannot be a token.
     """
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", token):
+        raise AuthError("JSM_TOKEN holds signs that no token has", "Give the token as the api told it")
     headers = {"Authorization": f"Bearer {token}"}
     try:
         # An HTTP proxy of the environment must not see a token that is meant for the api.
-        made = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
-    except UnicodeEncodeError as error:
-        raise AuthError("JSM_TOKEN holds signs that no token has", "Give the token as the api told it") from error
+        made = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, verify=trust(url), trust_env=False)
     except httpx.InvalidURL as error:
         raise SetupError(f"{url!r} is not an address ({error})", WRITE_IT) from error
     address = made.base_url
@@ -57,6 +59,11 @@ def client(url: str, token: str) -> httpx.Client:
         made.close()
         raise SetupError(f"{url!r} is not the address of an api", WRITE_IT)
     return made
+
+
+def trust(url: str) -> ssl.SSLContext | bool:
+    """By what an api at that URL is known: the settings' authority, else the system's. Raises SetupError."""
+    return tls.client_context(tls.read_ca(settings().ca_file)) if url.lower().startswith("https:") else True
 
 
 def call(api: httpx.Client, method: str, path: str, **arguments: Any) -> Any:
@@ -68,7 +75,11 @@ def request(api: httpx.Client, method: str, path: str, **arguments: Any) -> http
     """One request and its answer. Raises the JsmError that the api answered with, or SetupError."""
     try:
         response = api.request(method, path, **arguments)
+    except UnicodeEncodeError as error:  # bytes of a command line that are no text
+        raise RequestError(f"{error.object!r} is no text", "Write it in UTF-8") from error
     except httpx.TransportError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise SetupError(f"{api.base_url} shows a certificate that is not trusted ({error})", TRUST_IT) from error
         raise SetupError(f"The api at {api.base_url} does not answer ({error})", START_IT) from error
     if response.is_success:
         return response

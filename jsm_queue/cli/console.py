@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 PIPE_WIDTH = 200  # characters a line may have where nobody's terminal limits it
 
@@ -19,16 +20,30 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: dict[str, str], rows: list[list[str]], empty: str) -> None:
-    """A plain table. `columns`: heading → "left" or "right"; `empty` is printed when there are no rows."""
+    """A plain table. `columns`: heading → "left", "right" or "cut"; `empty` is printed when there are no rows.
+
+    Where lines get too long, columns that may be "cut" give way first; the first one, by which things are named, never.
+    """
     if not rows:
         out.print(empty)
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading, justify in columns.items():
-        table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
+    for heading, kind in columns.items():
+        whole = max(len(row[0]) for row in rows) if not table.columns else None
+        justify = "right" if kind == "right" else "left"
+        table.add_column(heading, justify=justify, no_wrap=kind != "cut", overflow="ellipsis", min_width=whole)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_cell, columns.values(), row))
     out.print(table)
+
+
+def _cell(kind: str, text: str) -> Text | str:
+    """What may be cut is one line all the same, which a column that gives way would fold."""
+    if kind != "cut":
+        return text
+    cell = Text.from_markup(text, overflow="ellipsis")
+    cell.no_wrap = True
+    return cell
 
 
 def print_error(message: str, fix: str) -> None:

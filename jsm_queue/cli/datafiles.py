@@ -18,6 +18,8 @@ def data_file(name: str, folder: Path, files: dict[str, Path], missing: Missing,
         return _hub_file(name, files, missing, key, ask_hub)
     path = folder / name
     suffix = _suffix(path.suffix, name, key)
+    if path.exists() and not path.is_file():
+        raise DataError(f"{key}: {path} is no regular file", "Give the path of a file, not of a folder or a device")
     if not path.is_file():
         missing(DataError(f"{key}: {path} does not exist", "Correct the path; it is relative to the spec's folder"))
         return FileRef(sha=content_hash(name), suffix=suffix)

@@ -1,9 +1,6 @@
 """`jsm demo`: a pool on this machine, the example study through all its stages, and its report."""
 
 import importlib.util
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +9,13 @@ from typing import Any
 import httpx
 
 from jsm_queue import costs, planner
-from jsm_queue.cli import client, console, plan, studies, up, view, watch
+from jsm_queue.cli import client, console, plan, probe, studies, up, view, watch
 from jsm_queue.cli.home import home
 from jsm_queue.errors import SetupError
 from jsm_queue.kinds import Inputs
 from jsm_queue.spec import StudySpec, parse_spec, read_spec
 
 SPEC = Path("examples/river/study.yaml")
-PROBE_S = 60.0  # a torch that was never imported before takes long
 INTERRUPTED = 130  # exit status, as shells have it for Ctrl-C
 
 
@@ -70,15 +66,7 @@ def study(api: httpx.Client, spec: Path, started: float, pool: up.Pool | None = 
 
 def has_gpu() -> bool:
     """Will this machine's worker have a GPU slot? Its own packages are asked, in a process that may import torch."""
-    return bool(_probe("gpus").get("names")) and bool(_probe("torch").get("usable"))
-
-
-def _probe(what: str) -> dict[str, Any]:
-    argv = [sys.executable, "-m", "workers.probe", what]
-    try:
-        return json.loads(subprocess.run(argv, capture_output=True, encoding="utf-8", timeout=PROBE_S).stdout)
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return {}
+    return bool(probe.gpus())
 
 
 def variant(spec: StudySpec, gpu: bool) -> StudySpec:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from email.utils import parsedate_to_datetime
@@ -22,7 +22,7 @@ import httpx
 from packaging.utils import canonicalize_name
 
 from jsm_queue import broker, processes
-from jsm_queue.cli import checks, console
+from jsm_queue.cli import checks, client, console
 from jsm_queue.cli.checks import Check
 from jsm_queue.cli.home import home, read_endpoint
 from jsm_queue.cli.up import DEFAULT_PORTS, LOOPBACK, is_healthy
@@ -70,6 +70,17 @@ def examine(config: Settings, folder: Path) -> list[Check]:
         lambda: [_broker(config.broker_url)],
         lambda: [_database(config.store_url)],
     ]
+    return _side_by_side(looks)
+
+
+def worker(folder: Path) -> list[Check]:
+    """What the worker of that home needs of this machine, and its pool's api and clock."""
+    found = _side_by_side([_packages, _native, lambda: _disk(folder), lambda: _pool(folder), _hub])
+    others = {f"packages ({extra})" for extra in checks.EXTRAS} - {"packages (worker)"}
+    return [check for check in found if check.name not in others]
+
+
+def _side_by_side(looks: Sequence[Callable[[], list[Check]]]) -> list[Check]:
     with ThreadPoolExecutor(len(looks)) as pool:
         return [check for checked in pool.map(lambda look: look(), looks) for check in checked]
 
@@ -98,10 +109,10 @@ def _native() -> list[Check]:
     ]
 
 
-def probe(what: str) -> dict[str, Any]:
+def probe(what: str, *arguments: str) -> dict[str, Any]:
     """What `workers.probe` answers, in a process of its own: a library that does not fit may end that."""
     try:
-        argv = [sys.executable, "-m", "workers.probe", what]
+        argv = [sys.executable, "-m", "workers.probe", what, *arguments]
         done = subprocess.run(argv, capture_output=True, encoding="utf-8", errors="replace", timeout=PROBE_S)
         if done.returncode == 0:
             return json.loads(done.stdout)
@@ -164,10 +175,17 @@ def _api(config: Settings, folder: Path) -> list[Check]:
     ]
 
 
+def _pool(folder: Path) -> list[Check]:
+    """The api that a worker joined, asked as the worker does."""
+    found = probe("pool", str(folder))
+    url, skew = found.get("url"), found.get("skew")
+    return [checks.api(url, True, found.get("error")), checks.clock(skew, platform.system())]
+
+
 def _ask_api(url: str) -> tuple[str | None, float | None]:
     """Why it does not answer, and by how many seconds this machine's clock is ahead of its."""
     try:
-        answer = httpx.get(f"{url}/healthz", timeout=ANSWER_S, trust_env=False)
+        answer = httpx.get(f"{url}/healthz", timeout=ANSWER_S, verify=client.trust(url), trust_env=False)
         answer.raise_for_status()
         return None, time.time() - parsedate_to_datetime(answer.headers["date"]).timestamp()
     except (KeyError, ValueError):

@@ -32,7 +32,7 @@ def ask(base: BaseSpec, revision: str, template: bool) -> tuple[str, BaseFacts]:
     try:
         info: Any = HfApi().model_info(base.source, revision=revision)
         with located(where):
-            _check(base.source, info, template)
+            config = _check(base.source, info, template)
     except JsmError:
         raise
     except Exception as error:  # which HTTP library's errors come through depends on the package's version
@@ -40,11 +40,11 @@ def ask(base: BaseSpec, revision: str, template: bool) -> tuple[str, BaseFacts]:
         if isinstance(told, HubAwayError) and COMMIT.fullmatch(revision):
             return revision, BaseFacts()
         raise told from error
-    return info.sha, basefacts.of_hub(info)
+    return info.sha, basefacts.of_hub(info).model_copy(update={"positions": basefacts.positions(config)})
 
 
-def _check(repository: str, info: Any, template: bool) -> None:
-    """Raises ModelError for what could not be trained or exported, and what the hub raises."""
+def _check(repository: str, info: Any, template: bool) -> dict[str, Any]:
+    """Its config.json. Raises ModelError for what could not be trained or exported, and what the hub raises."""
     present = {file.rfilename for file in info.siblings or []}
 
     def read(name: str) -> dict[str, Any]:
@@ -55,7 +55,8 @@ def _check(repository: str, info: Any, template: bool) -> None:
     for name in (folder.CONFIG, folder.TOKENIZER):
         if name not in present:
             raise ModelDamagedError(f"it has no {name}", "Choose a repository with a whole model in safetensors")
-    folder.check_config(read(folder.CONFIG))
+    config = read(folder.CONFIG)
+    folder.check_config(config)
     if folder.WEIGHTS not in present:
         if folder.INDEX not in present:
             raise folder.no_weights(present)
@@ -63,6 +64,7 @@ def _check(repository: str, info: Any, template: bool) -> None:
     configs = [name for name in (folder.TOKENIZER_CONFIG, folder.TEMPLATE_JSON) if name in present]
     if not (template or folder.TEMPLATE in present or any(folder.has_template(read(name)) for name in configs)):
         raise folder.no_template()
+    return config
 
 
 def _told(where: str, error: Exception) -> HubAwayError | HubRefusedError:

@@ -2,14 +2,15 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from jsm_queue import costs, planner, processes
-from jsm_queue.cli import console, resolve
+from jsm_queue.cli import client, console, probe, resolve
+from jsm_queue.errors import JsmError
 from jsm_queue.kinds import KINDS, BaseFacts
 from jsm_queue.settings import settings
 from jsm_queue.spec import StudySpec, read_spec
@@ -26,8 +27,9 @@ def run(path: Path, dry_run: bool, as_json: bool) -> None:
     else:
         resolved = resolve.resolve(spec, path.parent)
     wanted = planner.preview(spec, resolved.inputs)
-    machine = machine_for(spec, resolved.inputs.facts)
-    estimate = costs.estimate(wanted, spec, resolved.inputs.facts, machine)
+    pool = ask_pool()
+    machine = machine_for(spec, resolved.inputs.facts, pool)
+    estimate = costs.estimate(wanted, spec, resolved.inputs.facts, machine, pool.learned)
     grid = summary(spec, wanted) | {"seconds": asdict(estimate), "machine": machine.name, "warnings": warnings}
     if as_json:
         console.print_json(grid)
@@ -37,10 +39,32 @@ def run(path: Path, dry_run: bool, as_json: bool) -> None:
     show(grid, about(estimate, machine))
 
 
-def machine_for(spec: StudySpec, facts: Mapping[str, BaseFacts]) -> costs.Machine:
-    """What the time is estimated for: a GPU where a base needs one, else this machine's CPU slots."""
+@dataclass(frozen=True)
+class PoolFacts:
+    """The pool's GPUs by name and what it learnt; nothing where no api answers."""
+
+    gpus: tuple[str, ...] = ()
+    learned: costs.Costs = costs.PRIOR
+
+
+def ask_pool() -> PoolFacts:
+    """What the running api tells of its pool. A plan needs none."""
+    try:
+        with client.connect() as api:
+            answer = client.call(api, "GET", "/v1/costs")
+    except JsmError:
+        return PoolFacts()
+    gpus = [each["hardware"] for each in answer["speeds"] if each["kind"] == "gpu" for _ in range(each["slots"])]
+    return PoolFacts(tuple(gpus), costs.learn(costs.Sample(**sample) for sample in answer["samples"]))
+
+
+def machine_for(spec: StudySpec, facts: Mapping[str, BaseFacts], pool: PoolFacts | None = None) -> costs.Machine:
+    """What the time is estimated for: the pool's GPUs, or this machine's; one that is assumed where a base needs it;
+    else this machine's CPU slots.
+    """
     here = costs.cpu_slots(processes.cores(), psutil.virtual_memory().total)
-    return costs.machine_for(spec, facts, settings().cpu_slots or here)
+    gpus = (pool.gpus if pool else ()) or tuple(probe.gpus())
+    return costs.machine_for(spec, facts, settings().cpu_slots or here, gpus)
 
 
 def about(estimate: costs.Estimate, machine: costs.Machine) -> str:

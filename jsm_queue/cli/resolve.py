@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jsm_queue.cli.adapterfiles import with_adapter
-from jsm_queue.cli.basefiles import base_files, check_targets
+from jsm_queue.cli.basefiles import base_files, check_context, check_targets
 from jsm_queue.cli.datafiles import data_file
 from jsm_queue.cli.inputs import Missing
 from jsm_queue.cli.judgefiles import judge_files
@@ -52,5 +52,6 @@ def _resolve(spec: StudySpec, folder: Path, missing: Missing, ask_hub: bool) -> 
         ref, facts[base.name] = base_files(base, folder, files, missing, ask_hub)
         bases[base.name] = with_adapter(base, ref, folder, files, missing)
         check_targets(base, spec.training.targets, folder)
+        check_context(base, spec.decoding.context, facts[base.name])
     judge = judge_files(spec.judge, folder, files, missing, ask_hub)
     return Resolved(Inputs(source=source, bench=bench, judge=judge, bases=bases, facts=facts), files)

@@ -1,5 +1,6 @@
-"""`jsm submit`, `status`, `jobs`, `cancel`, `report`: studies, over the api."""
+"""`jsm submit`, `watch`, `status`, `jobs`, `cancel`, `report`: studies, over the api."""
 
+import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,7 +11,7 @@ import httpx
 
 from jsm_queue.cli import client, console, resolve, view, watch
 from jsm_queue.cli.home import home
-from jsm_queue.errors import NotFoundError, SetupError
+from jsm_queue.errors import NotFoundError, RequestError, SetupError
 from jsm_queue.files import write_whole
 from jsm_queue.spec import StudySpec, read_spec
 
@@ -36,6 +37,21 @@ def submit(path: Path, follow: bool, as_json: bool) -> int:
         tell_lost(study, str(path))
         console.out.print(f"Next  jsm status {study['id'][:SHORT]} · jsm report {study['id'][:SHORT]}")
         return 1 if follow and view.lost_line(study, str(path)) else 0
+
+
+def follow(study_id: str) -> int:
+    """Follows a study to its end.
+
+    Returns the exit status: 1 when a job failed or the study was cancelled, 130 after Ctrl-C.
+    """
+    with client.connect() as api:
+        try:
+            study = watch.follow(api, find(api, study_id)["id"]).study
+        except KeyboardInterrupt:  # the study goes on without us
+            return 130
+    tell_lost(study, "its file")
+    console.out.print(f"study {study['id'][:SHORT]}   {study['state']}")
+    return 0 if study["state"] == "ended" and not view.lost_line(study, "its file") else 1
 
 
 def send(api: httpx.Client, path: Path, quiet: bool) -> dict[str, Any]:
@@ -113,9 +129,9 @@ def find(api: httpx.Client, study_id: str) -> dict[str, Any]:
 
 
 def jobs(study_id: str, state: str | None, as_json: bool) -> None:
-    """A study's jobs. Raises NotFoundError for a state that no job is ever in."""
+    """A study's jobs. Raises RequestError for a state that no job is ever in."""
     if state is not None and state not in JOB_STATES:
-        raise NotFoundError(f"No job is ever {state!r}", f"The states are {', '.join(JOB_STATES)}")
+        raise RequestError(f"No job is ever {state!r}", f"The states are {', '.join(JOB_STATES)}")
     with client.connect() as api:
         params = {"state": state} if state else {}
         found = client.pages(api, f"/v1/studies/{find(api, study_id)['id']}/jobs", "jobs", **params)
@@ -129,10 +145,10 @@ def jobs(study_id: str, state: str | None, as_json: bool) -> None:
         "what": "left",
         "progress": "right",
         "time": "right",
-        "last end": "left",
-        "": "left",
+        "last end": "cut",
+        "": "cut",
     }
-    console.print_table(columns, [_job_row(job) for job in found], "no jobs yet")
+    console.print_table(columns, [_job_row(job) for job in found], f"no {state} jobs" if state else "no jobs yet")
 
 
 def _job_row(job: dict[str, Any]) -> list[str]:
@@ -182,9 +198,11 @@ def change(study_id: str, what: Literal["pause", "resume", "retry"], as_json: bo
 
 
 def report(study_id: str, output: Path | None, markdown: bool, as_json: bool) -> None:
-    """Writes a study's report, or prints it as JSON. Raises SetupError when `output` is a folder."""
+    """Writes a study's report, or prints it as JSON. Raises SetupError when `output` is a folder, or in none."""
     if output is not None and output.is_dir():
         raise SetupError(f"{output} is a folder", f"Name a file, such as {output / 'report.html'}")
+    if output is not None and not _target(output).parent.is_dir():
+        raise SetupError(f"{_target(output).parent} is no folder", "Make it first, or name a file in another")
     with client.connect() as api:
         study = find(api, study_id)
         if as_json:
@@ -203,5 +221,13 @@ def write_report(
     form = "md" if markdown or (output and output.suffix.lower() in (".md", ".markdown")) else "html"
     answer = client.request(api, "GET", f"/v1/studies/{study['id']}/report", params={"format": form})
     path = (output or home() / "reports" / f"{study['name']}-{study['id'][:8]}.{form}").absolute()
-    write_whole(path, answer.text)
+    if path.exists() and not path.is_file():  # a device or a pipe, whose place no file may take
+        path.write_text(answer.text, encoding="utf-8")
+    else:
+        write_whole(_target(path), answer.text)
     return path
+
+
+def _target(path: Path) -> Path:
+    """The file that a link stands for: it gets the content, and the link stays."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path.absolute()

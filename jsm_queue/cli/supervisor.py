@@ -107,10 +107,7 @@ class Supervisor:
             code = part.process.poll()
             if code is not None or time.monotonic() > deadline:
                 how = f"ended ({exit_words(code)})" if code is not None else f"did not answer within {timeout_s:.0f} s"
-                raise SetupError(
-                    f"{part.name} {how}; the end of {part.log}:\n{tail(part.log)}",
-                    "Correct that, start again",
-                )
+                raise SetupError(f"{part.name} {how}{last_words(part.log)}", "Correct that, start again")
             time.sleep(0.1)
 
     def stop(self) -> None:
@@ -124,6 +121,13 @@ class Supervisor:
 def exit_words(code: int | None) -> str:
     """ "exit status 1", "signal 9"."""
     return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+
+
+def last_words(log: Path) -> str:
+    """What a part said last: its error where it ended with one, which is a line; else the end of its log."""
+    end = tail(log)
+    last = end.rpartition("\n")[2]
+    return f": {last.removeprefix('error: ')}" if last.startswith("error: ") else f"; the end of {log}:\n{end}"
 
 
 def tail(log: Path) -> str:

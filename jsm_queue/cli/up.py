@@ -2,14 +2,17 @@
 
 <home>/up.lock      an SQLite file that a running `jsm up` holds locked; the system lets go when it dies
 <home>/ports.json   the ports of the last start: the same again where they are free
-<home>/valkey/      the embedded Valkey's password
+<home>/valkey/      the embedded Valkey's password; flower.password is that of Flower's own user there
+<home>/tls/         certificates of `jsm up --lan`
 <home>/worker/      the local worker's own folder
 """
 
 import json
 import os
 import platform
+import secrets
 import signal
+import socket
 import sqlite3
 import sys
 import time
@@ -21,8 +24,8 @@ from typing import Any
 
 import httpx
 
-from jsm_queue import broker, logs, processes
-from jsm_queue.cli import client, console
+from jsm_queue import acl, broker, logs, processes
+from jsm_queue.cli import client, console, lan
 from jsm_queue.cli.home import Endpoint, home, read_endpoint, read_token, read_worker_id, write_endpoint
 from jsm_queue.cli.supervisor import Part, Supervisor
 from jsm_queue.cli.workers import slots
@@ -33,8 +36,8 @@ from jsm_queue.settings import Settings, settings
 TICK_S = 0.5  # between two looks at the parts
 START_S = 60.0  # until the api answers or a worker is seen: importing takes seconds on a slow disk
 DOWN_S = 30.0  # what `jsm down` waits before it kills
-DEFAULT_PORTS = {"api": 8080, "flower": 5555, "valkey": 6379}
-LOOPBACK = "127.0.0.1"
+DEFAULT_PORTS = {"api": 8080, "flower": 5555, "valkey": 6379, "broker": 6380}
+LOOPBACK = lan.LOOPBACK
 LOOPBACK_OF = {"0.0.0.0": LOOPBACK, "::": "::1"}  # who listens on all addresses can be reached there
 
 
@@ -53,6 +56,8 @@ class Pool:
     api_url: str
     token: str
     flower_url: str | None = None
+    opened: lan.Lan | None = None
+    embedded: bool = False
 
     def tick(self) -> None:
         """Look after the parts. Raises Stopped after `jsm down`."""
@@ -64,10 +69,10 @@ class Pool:
         """A client for this pool's api."""
         return client.client(self.api_url, self.token)
 
-    def start_rest(self) -> None:
+    def start_rest(self, worker: bool = True) -> None:
         """Start worker and Flower, where they do not run yet."""
         started = {part.name for part in self.supervisor.parts}
-        if "worker" not in started:
+        if worker and "worker" not in started:
             self.start_worker()
         if "flower" not in started:
             self.start_flower()
@@ -84,14 +89,17 @@ class Pool:
             known = {worker["id"] for worker in client.call(api, "GET", "/v1/workers")["workers"]}
             if read_worker_id(self.home) in known:
                 return {}
-            return {"JSM_INVITE": client.call(api, "POST", "/v1/workers/invites")["invite"]}
+            invite = client.call(api, "POST", "/v1/workers/invites")["invite"]
+            return {"JSM_INVITE": self.opened.code(invite) if self.opened else invite}
 
     def start_flower(self) -> None:
         """Start Flower, which only watches: read-only, on loopback, without a task history on disk."""
         port = self.ports["flower"]
+        # At a queue of ours it has a user that can change no worker's messages.
+        own = {"JSM_BROKER_URL": flower_broker(self.home, self.env["JSM_BROKER_URL"])} if self.embedded else {}
         argv = [sys.executable, "-m", "celery", "-A", "jsm_queue.monitor", "flower", f"--address={LOOPBACK}"]
         argv += [f"--port={port}", "--enable_events=False", "--read_only=True", "--max_tasks=20000"]
-        self._start("flower", [*argv, "--tasks_columns=name,args,kwargs,state,received,runtime,worker"])
+        self._start("flower", [*argv, "--tasks_columns=name,args,kwargs,state,received,runtime,worker"], own)
         self.flower_url = f"http://{LOOPBACK}:{port}"
         write_endpoint(self.home, Endpoint(self.api_url, self.flower_url, os.getpid()))
 
@@ -106,16 +114,26 @@ class Pool:
         log, folder, port = self.supervisor.logs / "valkey.log", self.home / "valkey", self.ports["valkey"]
         self.supervisor.start("valkey", lambda: broker.start_valkey(folder, port, log))
 
+    def start_proxy(self, opened: lan.Lan) -> None:
+        """Start the TLS proxy before the queue and wait until it listens."""
+        part = self._start("proxy", opened.proxy(self.ports, self.env["JSM_BROKER_URL"]))
+        self.supervisor.wait_until(part, lambda: listens(opened.local, self.ports["broker"]), START_S)
+
     def _start(self, name: str, argv: list[str], extra: Mapping[str, str] | None = None) -> Part:
         log, env = self.supervisor.logs / f"{name}.log", {**self.env, **(extra or {})}
         return self.supervisor.start(name, lambda: processes.spawn(argv, log, env=env))
 
 
-def run() -> None:
-    """`jsm up`: start everything and look after it until Ctrl-C, SIGTERM or `jsm down`."""
+def run(to_lan: bool = False, host: str | None = None, worker: bool = True) -> None:
+    """`jsm up`: start everything and look after it until Ctrl-C, SIGTERM or `jsm down`.
+
+    `to_lan`: other machines may join, and find this one at `host`; `worker`: this machine works too.
+    """
+    if host and not to_lan:
+        raise SetupError("--host says where other machines find this one", "Use it with --lan")
     try:
-        with running(home()) as pool:
-            pool.start_rest()
+        with running(home(), to_lan, host) as pool:
+            pool.start_rest(worker)
             tell(pool)
             stay(pool)
     except KeyboardInterrupt:
@@ -127,6 +145,10 @@ def tell(pool: Pool) -> None:
     console.out.print(f"api     {pool.api_url}   (paths: {pool.api_url}/docs)")
     if pool.flower_url:
         console.out.print(f"Flower  {pool.flower_url}")
+    if pool.opened:
+        told = [pool.env["JSM_PUBLIC_URL"], pool.env.get("JSM_BROKER_PUBLIC_URL", "the queue is your own")]
+        console.out.print(f"LAN     {told[0]} · {told[1]}   (open these ports in the firewall)")
+        console.out.print(f"        fingerprint {pool.opened.marks.fingerprint}   (jsm worker invite)")
     console.out.print(f"home    {pool.home}   (store, artifacts, token, logs)")
     console.out.print("Next    jsm init · jsm submit STUDY.yaml --watch · jsm down (or Ctrl-C)")
 
@@ -139,9 +161,10 @@ def stay(pool: Pool) -> None:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Pool]:
+def running(folder: Path, to_lan: bool = False, host: str | None = None) -> Iterator[Pool]:
     """Store, queue and api of a home folder, ended when the block is left, also by Ctrl-C, SIGTERM or `jsm down`.
 
+    `to_lan`: other machines may join, and find this one at `host`.
     Raises SetupError when the home folder is in use or a part does not come up.
     """
     config = settings()
@@ -153,7 +176,7 @@ def running(folder: Path) -> Iterator[Pool]:
         supervisor = Supervisor(folder, lambda line: console.err.print(f"[yellow]{console.escape(line)}[/]"))
         supervisor.end_leftovers()
         try:
-            yield _start(config, folder, supervisor)
+            yield _start(config, folder, supervisor, lan.opened(config, folder, host) if to_lan else None)
         except Stopped:
             console.out.print("stopped by `jsm down`")
         finally:
@@ -162,8 +185,8 @@ def running(folder: Path) -> Iterator[Pool]:
                 supervisor.stop()
 
 
-def _start(config: Settings, folder: Path, supervisor: Supervisor) -> Pool:
-    ports = choose_ports(config, folder)
+def _start(config: Settings, folder: Path, supervisor: Supervisor, opened: lan.Lan | None) -> Pool:
+    ports = choose_ports(config, folder, opened)
     embedded = config.broker_url is None
     broker_url = config.broker_url or broker.valkey_url(folder / "valkey", ports["valkey"])
     env = {
@@ -173,9 +196,17 @@ def _start(config: Settings, folder: Path, supervisor: Supervisor) -> Pool:
         "JSM_DATABASE_URL": config.store_url,
     }
     url = f"http://{url_host(config.host)}:{ports['api']}"
-    pool = Pool(folder, supervisor, env, ports, url, admin_token(config, folder))
+    if opened:
+        env |= opened.environment(ports, broker_url)
+        url = f"https://{lan.url_host(opened.local)}:{ports['api']}"
+    token = admin_token(config, folder)
+    pool = Pool(folder, supervisor, env, ports, url, token, opened=opened, embedded=embedded)
+    (folder / "flower.password").unlink(missing_ok=True)
     if embedded:
+        write_secret(folder / "flower.password", secrets.token_urlsafe(32))
         pool.start_valkey()
+    if opened and lan.is_plain(broker_url):
+        pool.start_proxy(opened)
     pool.start_api()
     store = "SQLite" if config.store_url.startswith("sqlite") else config.store_url.partition(":")[0]
     console.out.print(
@@ -188,6 +219,19 @@ def url_host(host: str) -> str:
     """Where this machine reaches what listens on `host`, as a URL has it."""
     reachable = LOOPBACK_OF.get(host, host)
     return f"[{reachable}]" if ":" in reachable else reachable
+
+
+def flower_broker(folder: Path, broker_url: str) -> str:
+    """The queue's URL as Flower's own user."""
+    password = (folder / "flower.password").read_text(encoding="utf-8").strip()
+    return acl.with_credentials(broker_url, acl.FLOWER, password)
+
+
+def listens(host: str, port: int) -> bool:
+    """Does anybody take connections there?"""
+    with suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False
 
 
 @contextmanager
@@ -223,16 +267,18 @@ def signals(handler: Any) -> Iterator[None]:
             signal.signal(number, old)
 
 
-def choose_ports(config: Settings, folder: Path) -> dict[str, int]:
-    """Ports for api, Flower and Valkey: what the settings tell, else the last ones, else free ones.
+def choose_ports(config: Settings, folder: Path, opened: lan.Lan | None = None) -> dict[str, int]:
+    """Ports for api, Flower, Valkey and the proxy: what the settings tell, else the last ones, else free ones.
 
     Raises SetupError when a port that the settings tell is taken.
     """
-    told = {"api": config.api_port, "flower": config.flower_port, "valkey": 0}
-    ports: dict[str, int] = {}
-    for name, last in (DEFAULT_PORTS | last_ports(folder)).items():
-        host = config.host if name == "api" else LOOPBACK
-        ports[name] = processes.free_port(told[name] or last, host)
+    told = {"api": config.api_port, "flower": config.flower_port, "valkey": 0, "broker": config.broker_port}
+    ports = last = DEFAULT_PORTS | last_ports(folder)
+    hosts = {"api": config.host, "flower": LOOPBACK, "valkey": LOOPBACK}
+    if opened:
+        hosts |= {"api": opened.listen, "broker": opened.listen}
+    for name, host in hosts.items():
+        ports = ports | {name: processes.free_port(told[name] or last[name], host)}
         if told[name] not in (0, ports[name]):
             raise SetupError(
                 f"Port {told[name]} for {name} is taken", f"Set JSM_{name.upper()}_PORT to another, or to 0"
@@ -245,7 +291,7 @@ def last_ports(folder: Path) -> dict[str, int]:
     """The ports of the last start on this home folder."""
     try:
         kept = json.loads((folder / "ports.json").read_text(encoding="utf-8"))
-        return {name: int(kept[name]) for name in DEFAULT_PORTS}
+        return {name: int(kept[name]) for name in DEFAULT_PORTS if name in kept}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
@@ -272,7 +318,7 @@ def admin_token(config: Settings, folder: Path) -> str:
 def is_healthy(url: str) -> bool:
     """Does the api answer?"""
     with suppress(httpx.HTTPError):
-        return httpx.get(f"{url}/healthz", timeout=2, trust_env=False).is_success
+        return httpx.get(f"{url}/healthz", timeout=2, verify=client.trust(url), trust_env=False).is_success
     return False
 
 

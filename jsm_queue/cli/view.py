@@ -199,6 +199,8 @@ def total_line(now: Snapshot, reused: int, seconds: float) -> Text:
     parts += [f"{count} {what}" for what, count in lost(counts).items() if count]
     if now.study.get("waiting_for"):
         parts.append(f"waiting for {now.study['waiting_for']}")
+    elif now.study.get("eta_s"):
+        parts.append(f"about {duration(now.study['eta_s'])} left")
     return Text(f"  {' · '.join(parts)} · {duration(seconds)}", style="dim")
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from jsm_queue import processes
@@ -18,12 +19,7 @@ def list_workers(as_json: bool) -> None:
     if as_json:
         console.print_json(found)
         return
-    rows = []
-    for worker in found["workers"]:
-        state = "live" if worker["live"] else "away"
-        hardware = (worker["hardware"] or {}).get("hardware_class", "")
-        busy = sum(not slot["free"] for slot in worker["slots"])
-        rows.append([worker["id"][:12], worker["name"], state, hardware, slots(worker["slots"]), str(busy)])
+    rows = [_row(worker, time.time()) for worker in found["workers"]]
     columns = {
         "worker": "left",
         "name": "left",
@@ -31,26 +27,60 @@ def list_workers(as_json: bool) -> None:
         "hardware": "left",
         "slots": "left",
         "busy": "right",
+        "memory free": "right",
+        "disk free": "right",
+        "why not": "left",
     }
     console.print_table(columns, rows, "no workers yet: `jsm up` starts one, `jsm worker invite` lets others join")
+
+
+def change(worker: str, what: str, as_json: bool) -> None:
+    """Pause, resume, drain or remove a worker."""
+    with client.connect() as api:
+        changed = client.call(api, "POST", f"/v1/workers/{client.quoted(worker)}/{what}")
+    if as_json:
+        console.print_json(changed)
+        return
+    console.out.print(f"worker {changed['name']} ({changed['id'][:12]}) is {changed['state']}")
+
+
+def _row(worker: dict, now: float) -> list[str]:
+    reported = worker["slots"]
+    return [
+        worker["id"][:12],
+        worker["name"],
+        state(worker, now),
+        (worker["hardware"] or {}).get("hardware_class", ""),
+        slots(reported),
+        str(sum(not slot["free"] and not slot["hold"] for slot in reported)),
+        memory(reported),
+        console.size(worker["disk_free"]) if worker["disk_free"] is not None else "",
+        "; ".join(dict.fromkeys(f"{slot['device']}: {slot['hold']}" for slot in reported if slot["hold"])),
+    ]
+
+
+def state(worker: dict, now: float) -> str:
+    """ "live", "paused", "draining", "away 3 min 5 s" or "draining, away 2 h"."""
+    wished = [] if worker["state"] == "active" else [worker["state"]]
+    if worker["live"]:
+        return ", ".join(wished) or "live"
+    since = worker["away_since"]
+    return ", ".join([*wished, f"away {console.duration(max(0.0, now - since))}" if since else "away"])
+
+
+def memory(reported: list[dict]) -> str:
+    """Of the GPUs, or of the system where there is none: free of all, e.g. "14.2 GB of 16.0 GB"."""
+    shown = [slot for slot in reported if slot["kind"] == "gpu"] or reported[:1]
+    return ", ".join(
+        console.size(slot["vram_free"]) + (f" of {console.size(slot['vram_total'])}" if slot["vram_total"] else "")
+        for slot in shown
+    )
 
 
 def slots(reported: list[dict]) -> str:
     """ "1 GPU slot, 1 CPU slot"."""
     counts = {kind: sum(slot["kind"] == kind for slot in reported) for kind in ("gpu", "cpu")}
     return ", ".join(f"{n} {kind.upper()} slot{'s' if n > 1 else ''}" for kind, n in counts.items() if n)
-
-
-def invite(as_json: bool) -> None:
-    """A token with which one machine may join."""
-    with client.connect() as api:
-        url = str(api.base_url).rstrip("/")
-        token = client.call(api, "POST", "/v1/workers/invites")["invite"]
-    if as_json:
-        console.print_json({"invite": token, "api": url})
-        return
-    console.out.print("On the other machine, within an hour, once:")
-    console.out.print(f"  jsm worker start --api {url} --invite {token}")
 
 
 def start(api: str | None, token: str | None, folder: Path | None, name: str | None) -> int:

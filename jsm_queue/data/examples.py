@@ -91,8 +91,10 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})", "Give the path of a readable file") from error
     except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{path.name}: not UTF-8 (byte {error.start})", "Save the file as UTF-8 (in Excel: CSV UTF-8)"
+            f"{path.name}, line {line}: not UTF-8 (byte {error.object[error.start]:#04x})",
+            "Save the file as UTF-8 (in Excel: CSV UTF-8)",
         ) from error
 
 

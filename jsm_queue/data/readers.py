@@ -28,6 +28,17 @@ from jsm_queue.errors import DataError
 
 YAML = (".yaml", ".yml")
 
+KEYS = {
+    "graph": ("relation_types", "entities", "relations"),
+    "bench": ("questions",),
+    "study": ("data", "bases", "stages"),
+}
+"""Keys by which a YAML file is known for what it is."""
+FORMS = {
+    "graph": "See examples/river/graph.yaml for the form; pairs are rows (.jsonl, .json, .csv, .parquet)",
+    "bench": "See examples/river/bench.yaml for the form",
+}
+
 MAX_ID = 120
 """Characters: a record's item has 200, and timings write a cell's label before the id."""
 
@@ -88,7 +99,7 @@ def read_source(path: Path, suffix: str = "") -> Graph | Pairs:
     """
     suffix = (suffix or path.suffix).lower()
     if suffix in YAML:
-        return parse_graph(_yaml(path), path.name)
+        return parse_graph(_mapping(path, "graph"), path.name)
     return _pairs(path, suffix)
 
 
@@ -102,7 +113,7 @@ def read_bench(path: Path, suffix: str = "") -> list[Example]:
     if suffix not in YAML:
         return _bench_of_rows(path, suffix)
     try:
-        bench = _Bench.model_validate(_yaml(path))
+        bench = _Bench.model_validate(_mapping(path, "bench"))
     except ValidationError as error:
         raise DataError(f"{path.name}: {reasons(error)}", "See examples/river/bench.yaml for the form") from error
     _refuse_repeated_ids((f"{path.name}, question {number}", q.id) for number, q in enumerate(bench.questions, 1))
@@ -134,14 +145,50 @@ def _bench_example(question: _Question) -> Example:
     )
 
 
+def _mapping(path: Path, wanted: str) -> Any:
+    """The mapping in a YAML file. Raises DataError for a file that is plainly something else than is `wanted`."""
+    value = _yaml(path)
+    if isinstance(value, dict) and not value.keys() & {*KEYS[wanted]}:
+        found = next((kind for kind, keys in KEYS.items() if value.keys() & {*keys}), "")
+        found = f"it looks like a {found}" if found else "it has none of the keys"
+    elif not isinstance(value, dict):
+        found = "it is empty" if value is None else f"it holds {'a list' if isinstance(value, list) else 'a text'}"
+    else:
+        return value
+    keys = ", ".join(KEYS[wanted])
+    raise DataError(f"{path.name}: {found}, expected is a {wanted} ({keys})", FORMS[wanted])
+
+
 def _yaml(path: Path) -> Any:
+    text = read_text(path)
     try:
-        return yaml.safe_load(read_text(path))
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        _refuse_unsound(path, root)
+        return loader.construct_document(root) if root else None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # also a date that is none, nesting without end
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
         problem = getattr(error, "problem", None) or "not valid YAML"
+        if problem == "but found another document":
+            problem = "a second document begins (---), and one is read"
         raise DataError(f"{path.name}{line}: {problem}", "Correct the YAML there") from error
+
+
+def _refuse_unsound(path: Path, root: yaml.Node | None) -> None:
+    """Raises DataError for a text that holds NUL or half of a surrogate pair; YAML can write both as escapes."""
+    seen: set[int] = set()
+    rest: list[Any] = [root]
+    while rest:
+        node = rest.pop()
+        if isinstance(node, list | tuple):
+            rest += node
+        elif isinstance(node, yaml.CollectionNode) and id(node) not in seen:  # an alias may stand inside itself
+            seen.add(id(node))
+            rest.append(node.value)
+        elif isinstance(node, yaml.ScalarNode) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in node.value):
+            what = "the character NUL (U+0000)" if "\0" in node.value else "half of a surrogate pair"
+            raise DataError(f"{path.name}, line {node.start_mark.line + 1}: a text holds {what}", "Take it out")
 
 
 def _pairs(path: Path, suffix: str) -> Pairs:

@@ -10,6 +10,10 @@ from jsm_queue.data.examples import numbered_lines, read_text
 from jsm_queue.errors import DataError, SetupError
 
 
+class _KeyTwice(ValueError):
+    """An object that gives a key twice: which of the two is meant?"""
+
+
 class Row(NamedTuple):
     """One row: where it stands ("line 3"), and its keys. What is null or an empty cell has no key."""
 
@@ -47,17 +51,30 @@ def _json(path: Path) -> list[Row]:
 
 def _parsed(path: Path, line: int, text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path.name}, line {line + error.lineno - 1}: not JSON ({error.msg} at column {error.colno})",
             "Write one object a line (.jsonl), or one list of objects (.json)",
+        ) from error
+    except _KeyTwice as error:
+        where = f", line {line}" if "\n" not in text.strip() else ""
+        raise DataError(
+            f"{path.name}{where}: the key {error} is twice in one object", "Leave one of them out"
         ) from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or nesting without end
         raise DataError(
             f"{path.name}, line {line}: JSON that cannot be read ({type(error).__name__})",
             "Write texts, and lists of texts, only",
         ) from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _KeyTwice(repr(next(key for key in keys if keys.count(key) > 1)[:40]))
+    return value
 
 
 def _object(path: Path, where: str, value: Any) -> Row:

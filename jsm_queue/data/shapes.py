@@ -132,7 +132,10 @@ def _history(row: Row) -> list[Exchange]:
     for number, turn in enumerate(turns):
         if not (isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn)):
             raise _wrong(row.where, f"history[{number}]", turn, "[question, answer], two texts")
-    return [Exchange(question.strip(), answer.strip()) for question, answer in turns]
+    return [
+        Exchange(_sound(row.where, "history", question).strip(), _sound(row.where, "history", answer).strip())
+        for question, answer in turns
+    ]
 
 
 def _talk(row: Row, key: str) -> Conversation | Unusable:
@@ -216,7 +219,9 @@ def _text(row: Row, key: str, default: str | None = None) -> str:
 
 
 def _sound(where: str, key: str, text: str) -> str:
-    """The text, unless it holds half of a character, which no file in UTF-8 can."""
+    """The text, unless it holds half of a character, which no file in UTF-8 can, or NUL, which ends a text early."""
+    if "\0" in text:
+        raise DataError(f"{where}: {key} holds the character NUL (U+0000)", "Take it out: no text has it")
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -22,7 +22,7 @@ ConflictError and changes nothing.
 """
 
 from jsm_queue.lifecycle.attempts import accept, check_session, checkpoint, claim, end, offer
-from jsm_queue.lifecycle.files import doom, forget, know, touch
+from jsm_queue.lifecycle.files import doom, forget, forget_places, know, touch
 from jsm_queue.lifecycle.sessions import heartbeat, hello, join, reap, set_worker_state, shorten_leases
 from jsm_queue.lifecycle.studies import (
     add_study,
@@ -46,6 +46,7 @@ __all__ = [
     "end",
     "end_study",
     "forget",
+    "forget_places",
     "heartbeat",
     "hello",
     "join",

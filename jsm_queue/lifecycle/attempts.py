@@ -11,6 +11,7 @@ from jsm_queue.errors import ConflictError, EpochError, GoneError
 from jsm_queue.kinds import KINDS
 from jsm_queue.lifecycle.files import require_whole
 from jsm_queue.lifecycle.jobs import bump_control, give_up, set_job, swap_state, wake_dependents
+from jsm_queue.lifecycle.samples import note_accepted, raise_memory, room
 from jsm_queue.scheduler import Offer
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import insert_or_ignore
@@ -130,6 +131,7 @@ def accept(session: Session, attempt_id: str, worker_id: str, result: protocol.R
     for sha in {artifact.sha for artifact in result.artifacts}:
         insert_or_ignore(session, t.ArtifactAt(sha=sha, worker=worker_id))
     _supersede(session, job.id, attempt_id, now)
+    note_accepted(session, job, attempt, result, now)
     attempt.state, attempt.reason, attempt.ended_at, attempt.provenance = (
         "accepted",
         None,
@@ -247,6 +249,9 @@ def end_attempt(session: Session, attempt: t.Attempt, reason: str, message: str,
     if job.state not in ("active", "ready"):  # ready: the attempt was suspect
         return
     _charge(session, job, attempt, reason)
+    if reason == "oom":
+        raise_memory(session, job, attempt, now)
+        message += room(session, attempt)
     verdict = _given_up(session, job, reason, message, now)
     if verdict:
         give_up(session, job, *verdict, now)

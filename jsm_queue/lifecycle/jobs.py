@@ -85,7 +85,7 @@ def revive(session: Session, jobs: Sequence[t.Job], now: float) -> None:
     """failed | quarantined → ready, what was skipped for them → waiting: a study lists them anew, or goes on."""
     for job in jobs:
         if job.state in ("failed", "quarantined"):
-            job.charges, job.charged, job.losses, job.ooms = 0, None, 0, 0
+            job.charges, job.charged, job.losses, job.ooms, job.memory_needed = 0, None, 0, 0, 0
             job.error, job.ended_at = None, None
             _drop_collected(session, job)
             set_job(session, job, "ready", now)

@@ -44,7 +44,7 @@ def hello(session: Session, worker: t.Worker, request: protocol.HelloRequest, le
     """
     if worker.boot_id == request.boot_id:
         raise GoneError("This boot id said hello before", "Make a new one at every start")
-    worker.boot_id, worker.lease_until = request.boot_id, now + lease_s
+    worker.boot_id, worker.hello_at, worker.lease_until = request.boot_id, now, now + lease_s
     worker.hardware = request.hardware.model_dump(mode="json")
     log(session, now, "worker hello", worker=worker.id)
     _end_all(session, worker, frozenset(request.undelivered), "its worker started anew", now)

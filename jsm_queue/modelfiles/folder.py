@@ -1,6 +1,8 @@
 """A model in the Hugging Face layout: are its files there, whole, safe to load, and of a kind that is covered?"""
 
 import json
+import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,20 @@ TEMPLATE_JSON = "chat_template.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
+NEEDED = {
+    *(CONFIG, "generation_config.json", TEMPLATE, TEMPLATE_JSON, INDEX, TOKENIZER, TOKENIZER_CONFIG),
+    *("tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt"),
+}
+"""Beside the weights, the files of a folder that are taken; all others are left where they are."""
+
 COUNTS = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "head_dim", "max_position_embeddings"),
 )
 """Keys of a config that hold a number of at least 1, where they are given."""
 
+LAYER = re.compile(r"model\.layers\.(\d{1,6})\.")
+TOGETHER = f"Name a folder whose {CONFIG} and weights belong together"
 SAVE_TOKENIZER = "Save it again with AutoTokenizer.from_pretrained(…).save_pretrained(…)"
 SAVE_WEIGHTS = "Save it again with save_pretrained(…), where you trust its author; a pickle can run code"
 
@@ -39,7 +49,7 @@ def check(folder: Path) -> dict[str, Any]:
     """The model's config.json, once everything needed is there, whole, and safe to load. Raises ModelError."""
     config = read_json(folder / CONFIG)
     check_config(config)
-    tensors(folder)
+    check_shapes(config, tensors(folder))
     check_tokenizer(folder)
     return config
 
@@ -65,6 +75,22 @@ def check_config(config: dict[str, Any]) -> None:
             raise ModelDamagedError(f"{CONFIG}: {key} is {value!r}, expected a number of at least 1")
 
 
+def check_shapes(config: dict[str, Any], found: dict[str, safetensors.Tensor]) -> None:
+    """Raises ModelDamagedError where a config.json contradicts the weights' own headers: such a base never loads."""
+    shape = (config.get("vocab_size"), config.get("hidden_size"))
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        theirs = found[name].shape if name in found else ()
+        for key, said, real in zip(("vocab_size", "hidden_size"), shape, theirs, strict=False):
+            if said not in (None, real):
+                raise ModelDamagedError(f"{CONFIG}: {key} is {said}, but {name} is {list(theirs)}", TOGETHER)
+    layers = {int(match[1]) for name in found if (match := LAYER.match(name))}
+    said = config.get("num_hidden_layers")
+    if layers and said not in (None, max(layers) + 1):
+        raise ModelDamagedError(
+            f"{CONFIG}: num_hidden_layers is {said}, but the weights have {max(layers) + 1}", TOGETHER
+        )
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that make up the model. Raises ModelError."""
     if (folder / WEIGHTS).is_file():
@@ -86,6 +112,29 @@ def shards(index: dict[str, Any], present: Collection[str]) -> list[str]:
     if missing:
         raise ModelDamagedError(f"weights are missing: {', '.join(missing[:3])}{', …' if missing[3:] else ''}")
     return sorted(names)
+
+
+def refuse_links(folder: Path, names: Collection[str] = ()) -> None:
+    """Raises ModelUnsafeError for a needed file that is a link out of the folder: it would be read and uploaded.
+
+    `names`: the files that are needed, where they are not a base's. A snapshot in the hub's cache is made of links into
+    the `blobs` beside it.
+    """
+    home = folder.resolve()
+    places = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
+    for path in sorted(folder.iterdir()):
+        if not path.is_symlink() or not (path.name in names if names else is_needed(path.name)):
+            continue
+        target = Path(os.path.realpath(path))  # resolve() raises for a link to itself
+        if not any(target.is_relative_to(place) for place in places):
+            raise ModelUnsafeError(
+                f"{path.name} is a link that leads outside the folder", "Put the file itself there, or take it out"
+            )
+
+
+def is_needed(name: str) -> bool:
+    """Is a file of that name part of a model: its config, tokenizer, weights or chat template?"""
+    return name in NEEDED or name.endswith(".safetensors")
 
 
 def no_weights(present: Collection[str]) -> ModelUnsafeError | ModelDamagedError:

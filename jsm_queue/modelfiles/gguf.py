@@ -62,6 +62,13 @@ def check(path: Path, template: bool) -> None:
         raise ChatTemplateError(f"{path.name}: it holds no chat template")
 
 
+def positions(path: Path) -> int | None:
+    """Tokens of the longest text that the model was made for; None where its header does not say. Raises as below."""
+    values = read_header(path).values
+    most = values.get(f"{values.get('general.architecture')}.context_length")
+    return most if type(most) is int and most > 0 else None
+
+
 def read_header(path: Path) -> Header:
     """Raises ModelDamagedError when the file is cut off or is none, OSError when it cannot be read."""
     size = path.stat().st_size

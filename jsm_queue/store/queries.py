@@ -1,5 +1,6 @@
 """Reading the store. No function here writes."""
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -9,11 +10,12 @@ from sqlmodel import Session, col, select
 
 from jsm_queue.errors import NotFoundError
 from jsm_queue.planner import TERMINAL
-from jsm_queue.store import summaries
+from jsm_queue.store import access, summaries
 from jsm_queue.store import tables as t
 from jsm_queue.store.summaries import STAGES
 
 Named = TypeVar("Named", t.Study, t.Job)
+MANY = 10  # offers; more say nothing new
 PREFIX = 6  # digits of an id that are enough to name a study or job
 
 
@@ -231,15 +233,16 @@ def live_workers(session: Session, now: float) -> list[t.Worker]:
 
 
 def ready_jobs(session: Session) -> Sequence[Row[Any]]:
-    """The ready jobs of running studies, one row a listing: the job's id, kind and params, the study's priority and
-    created_at, the listing's stage, base, n and seed.
+    """The ready jobs of running studies, one row a listing: the job's id, kind, params, memory_needed, solo and
+    `listed_at`, the study's id as `study`, its priority and created_at, the listing's stage, base, n, seed and format.
 
     Columns and no objects: thousands may be ready, and each look reads them all.
     """
     query = (
         select(  # type: ignore[call-overload]
-            t.Job.id, t.Job.kind, t.Job.params, t.Study.priority, t.Study.created_at,
-            t.StudyJob.stage, t.StudyJob.base, t.StudyJob.n, t.StudyJob.seed,
+            t.Job.id, t.Job.kind, t.Job.params, t.Job.memory_needed, t.Job.solo,
+            col(t.Job.created_at).label("listed_at"), t.StudyJob.study, t.Study.priority, t.Study.created_at,
+            t.StudyJob.stage, t.StudyJob.base, t.StudyJob.n, t.StudyJob.seed, t.StudyJob.format,
         )
         .join(t.StudyJob, col(t.StudyJob.job) == col(t.Job.id))
         .join(t.Study, col(t.Study.id) == col(t.StudyJob.study))
@@ -249,23 +252,42 @@ def ready_jobs(session: Session) -> Sequence[Row[Any]]:
     return session.exec(query).all()
 
 
-def open_runs(session: Session) -> list[tuple[t.Run, str]]:
-    """The runs that are not closed, each with its job's kind, one row an attempt."""
-    # A query within: alone it finds the few open runs by their index.
+def open_attempts(session: Session) -> Sequence[Row[Any]]:
+    """What the open runs are about, one row an attempt and listing: the run's worker and slot, the attempt's state,
+    times, position and `paused`, the job's id, kind and params, the listing's study, stage, base, n and format.
+    """
     still_open = select(t.Run.id).where(t.Run.state != "closed")
     query = (
-        select(t.Run, t.Job.kind)
+        select(  # type: ignore[call-overload]
+            t.Run.worker, t.Run.slot, t.Attempt.state, t.Attempt.offered_at, t.Attempt.started_at, t.Attempt.began_at,
+            t.Attempt.position, t.Attempt.total, t.Attempt.paused, t.Job.id, t.Job.kind, t.Job.params,
+            t.StudyJob.study, t.StudyJob.stage, t.StudyJob.base, t.StudyJob.n, t.StudyJob.format,
+        )
         .join(t.Attempt, col(t.Attempt.run) == col(t.Run.id))
         .join(t.Job, col(t.Job.id) == col(t.Attempt.job))
+        .join(t.StudyJob, col(t.StudyJob.job) == col(t.Job.id), isouter=True)
         .where(col(t.Run.id).in_(still_open))
-    )
-    return list(session.exec(query).all())
+        .order_by(t.Attempt.id, t.StudyJob.study, stage_order())
+    )  # fmt: skip
+    return session.exec(query).all()
 
 
 def slots(session: Session, now: float) -> list[tuple[t.Slot, t.Worker]]:
     """The slots of live workers that take new jobs."""
     query = select(t.Slot, t.Worker).join(t.Worker, col(t.Worker.id) == col(t.Slot.worker))
     return list(session.exec(query.where(t.Worker.lease_until > now, t.Worker.state == "active")).all())
+
+
+def unclaimed_in_a_row(session: Session, worker: t.Worker) -> int:
+    """How many offers to this worker's session ended unclaimed since the last one that it claimed; MANY at most."""
+    newest = (
+        select(t.Attempt.reason)
+        .where(t.Attempt.worker == worker.id, t.Attempt.offered_at >= worker.hello_at, t.Attempt.state != "offered")
+        .order_by(col(t.Attempt.offered_at).desc())
+        .limit(MANY)
+    )
+    reasons = session.exec(newest).all()
+    return next((count for count, reason in enumerate(reasons) if reason != "unclaimed"), len(reasons))
 
 
 def full_disks(session: Session, since: float) -> set[tuple[str, str]]:
@@ -325,27 +347,56 @@ def desired(session: Session, worker: str) -> dict[str, str]:
     return {attempt: wish if state in t.LIVE else "stop" for attempt, state, wish in session.exec(query).all()}
 
 
-def unreferenced(session: Session, before: float) -> list[t.Artifact]:
-    """The whole artifacts that nobody refers to and nobody touched since `before`.
+def input_bytes(session: Session, jobs: Collection[str]) -> dict[str, int]:
+    """Job → bytes of what a worker without any of it would have to fetch from the api: inputs, base, checkpoint.
 
-    A job's results are referred to, a study's inputs, and the checkpoints of a job that is not terminal.
+    A base of the hub counts with what its study found of it at submit, where it found anything.
     """
-    untouched = select(t.Artifact).where(
-        t.Artifact.state == "whole",
-        col(t.Artifact.touched_at) < before,
-        col(t.Artifact.sha).not_in(select(t.ArtifactRef.sha)),
+    rows = list(session.exec(select(t.Job).where(col(t.Job.id).in_(list(jobs)))))
+    files: dict[str, set[str]] = {job.id: {sha for _, _, sha in access.leaves(job.params)} for job in rows}
+    needed = (
+        select(t.JobNeed.job, t.ArtifactRef.sha)
+        .join(t.ArtifactRef, col(t.ArtifactRef.job) == col(t.JobNeed.needs))
+        .where(col(t.JobNeed.job).in_(list(files)))
     )
-    unfinished = select(t.Job.checkpoint, t.Job.checkpoint_prev).where(col(t.Job.state).not_in(list(TERMINAL)))
-    kept = {sha for pair in session.exec(unfinished).all() for sha in pair}
-    for inputs in session.exec(select(t.Study.inputs)).all():
-        kept |= _hashes(inputs)
-    return [artifact for artifact in session.exec(untouched.order_by(t.Artifact.sha)) if artifact.sha not in kept]
+    for job, sha in session.exec(needed):
+        files[job].add(sha)
+    for job in rows:
+        files[job.id] |= {job.checkpoint} - {None}  # type: ignore[operator]
+    known = sizes(session, {sha for each in files.values() for sha in each})
+    hub = _hub_bytes(session) if any(_hub_base(job.params) for job in rows) else {}
+    return {
+        job.id: sum(known.get(sha, 0) for sha in files[job.id]) + hub.get(_hub_base(job.params) or ("", ""), 0)
+        for job in rows
+    }
 
 
-def _hashes(value: object) -> set[str]:
-    """Every content hash in a study's inputs, wherever it stands."""
-    if isinstance(value, dict):
-        return {sha for each in value.values() for sha in _hashes(each)}
-    if isinstance(value, list):
-        return {sha for each in value for sha in _hashes(each)}
-    return {value} if isinstance(value, str) and len(value) == 64 else set()
+def _hub_base(params: dict[str, Any]) -> tuple[str, str] | None:
+    base = params.get("base")
+    if isinstance(base, dict) and base.get("form") == "hub":
+        return str(base.get("repo")), str(base.get("revision"))
+    return None
+
+
+def _hub_bytes(session: Session) -> dict[tuple[str, str], int]:
+    """(repository, commit) → bytes, of the studies' bases of which that is known."""
+    found: dict[tuple[str, str], int] = {}
+    for inputs in session.exec(select(t.Study.inputs)):
+        facts = inputs.get("facts", {})
+        for name, base in inputs.get("bases", {}).items():
+            key, size = _hub_base({"base": base}), (facts.get(name) or {}).get("bytes")
+            if key and size:
+                found[key] = size
+    return found
+
+
+def find_worker(session: Session, named: str) -> t.Worker:
+    """The worker of that name, or whose id begins so; removed ones are no workers any more. Raises NotFoundError."""
+    here = select(t.Worker).where(t.Worker.state != "removed").order_by(t.Worker.id)
+    rows = list(session.exec(here.where(t.Worker.name == named)))
+    if not rows and len(named) >= PREFIX and re.fullmatch(r"[0-9a-f-]+", named):
+        rows = list(session.exec(here.where(col(t.Worker.id).startswith(named))))
+    if len(rows) != 1:
+        fix = "`jsm worker list` shows their names and ids"
+        raise NotFoundError(f"{'No' if not rows else 'More than one'} worker {named!r}", fix)
+    return rows[0]

@@ -107,8 +107,8 @@ class JobNeed(SQLModel, table=True):
 class Worker(SQLModel, table=True):
     """One machine of the pool. state: active | paused | draining | removed, as people want it.
 
-    `boot_id`: its session; `control_rev` grows when a desired state may have changed. `disk_free`: bytes that it can
-    still write, as last reported. `broker_secret_hash`: sha256 of its password at the broker.
+    `boot_id`: its session, since `hello_at`; `control_rev` grows when a desired state may have changed. `disk_free`:
+    bytes that it can still write, as last reported. `broker_secret_hash`: sha256 of its password at the broker.
     """
 
     id: str = Field(primary_key=True)
@@ -117,6 +117,7 @@ class Worker(SQLModel, table=True):
     token_hash: str = Field(index=True)
     broker_secret_hash: str | None = None
     boot_id: str | None = None
+    hello_at: float = 0.0
     lease_until: float = 0.0
     hardware: dict[str, Any] | None = _json(nullable=True)
     disk_free: int | None = Field(default=None, sa_type=BIG)  # type: ignore[call-overload]
@@ -230,6 +231,14 @@ class ArtifactAt(SQLModel, table=True):
     """Worker `worker` said that artifact `sha` is in its cache."""
 
     __tablename__ = "artifact_at"  # type: ignore[assignment]
+    sha: str = Field(primary_key=True)
+    worker: str = Field(primary_key=True, foreign_key="worker.id", index=True)
+
+
+class ArtifactFrom(SQLModel, table=True):
+    """Worker `worker` sent artifact `sha`, every byte of it: it may name it in a result."""
+
+    __tablename__ = "artifact_from"  # type: ignore[assignment]
     sha: str = Field(primary_key=True)
     worker: str = Field(primary_key=True, foreign_key="worker.id", index=True)
 

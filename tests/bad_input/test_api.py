@@ -1,5 +1,6 @@
 """Whatever is sent to the api: one JSON error shape, the right 4xx, nothing written, never a 500."""
 
+import hashlib
 import json
 import socket
 import threading
@@ -237,6 +238,96 @@ def test_a_method_that_a_path_does_not_have(client: TestClient, path: str) -> No
     assert reply.headers["allow"]
 
 
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/studies", "GET, POST"),
+        (f"/v1/artifacts/{SHA}", "GET, PATCH"),
+        ("/v1/studies/abcdef", "DELETE, GET"),
+        ("/healthz", "GET"),
+    ],
+)
+def test_every_method_of_a_path_is_allowed(client: TestClient, path: str, methods: str) -> None:
+    assert client.put(path, json={}).headers["allow"] == methods
+
+
+@pytest.mark.parametrize("path", ["/v1/studies/", "/healthz/", "/v1/workers/"])
+def test_a_slash_too_many_is_another_path(client: TestClient, path: str) -> None:
+    refused(client.get(path, follow_redirects=False), 404, "not_found")
+
+
+@pytest.fixture
+def artifact(client: TestClient) -> str:
+    """The path of a file of nine bytes."""
+    data = b"123456789"
+    sha = hashlib.sha256(data).hexdigest()
+    headers = {"Upload-Offset": "0", "Upload-Length": "9"}
+    assert client.patch(f"/v1/artifacts/{sha}", content=data, headers=headers).status_code in (200, 409)
+    return f"/v1/artifacts/{sha}"
+
+
+@pytest.mark.parametrize(
+    "wanted", ["bytes=a-b", "bytes=3-1", "x", "bytes", "bytes=", "bytes=-", "rows=0-1", "bytes=0-1,x", "9" * 5000]
+)
+def test_what_is_no_range(client: TestClient, artifact: str, wanted: str) -> None:
+    said = refused(client.get(artifact, headers={"Range": wanted}), 422, "invalid")
+    assert wanted[:60] in said and len(said) < 100
+
+
+@pytest.mark.parametrize("wanted", ["bytes=9-", "bytes=99-", "bytes=99-100", "bytes=-0", "bytes=0-1,9-"])
+def test_a_range_behind_the_end(client: TestClient, artifact: str, wanted: str) -> None:
+    reply = client.get(artifact, headers={"Range": wanted})
+    assert "9 bytes" in refused(reply, 416, "range")
+    assert reply.headers["content-range"] == "bytes */9"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [("bytes=0-0", "1"), ("Bytes=7-", "89"), ("bytes=-2", "89"), ("bytes=5-999", "6789"), ("bytes=-99", "123456789")],
+)
+def test_a_range_of_the_file(client: TestClient, artifact: str, wanted: str, text: str) -> None:
+    reply = client.get(artifact, headers={"Range": wanted})
+    assert (reply.status_code, reply.text) == (206, text)
+
+
+def test_every_whole_number_that_is_sent_has_bounds(client: TestClient) -> None:
+    """Without them a column, a file or a JSON reader meets a number that it cannot hold."""
+    schema = client.get("/openapi.json").json()
+    boundless = [
+        f"{method} {path}: {where}"
+        for path, methods in schema["paths"].items()
+        for method, route in methods.items()
+        for where, found in whole_numbers([route.get("parameters"), route.get("requestBody")], schema)
+        if not ({"maximum", "exclusiveMaximum"} & found.keys() and {"minimum", "exclusiveMinimum"} & found.keys())
+    ]
+    assert boundless == []
+
+
+def whole_numbers(part: Any, schema: dict[str, Any], where: str = "", seen: tuple[str, ...] = ()) -> Iterator[Any]:
+    """Each integer's place and schema, below references too."""
+    if isinstance(part, dict):
+        if part.get("type") == "integer":
+            yield where, part
+        if (name := part.get("$ref")) and name not in seen:
+            target = schema["components"]["schemas"][name.rpartition("/")[2]]
+            yield from whole_numbers(target, schema, f"{where}.{name}", (*seen, name))
+    for key, below in part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ():
+        yield from whole_numbers(below, schema, f"{where}.{key}", seen)
+
+
+@pytest.mark.parametrize("offset", [2**22 + 1, 2**53, 2**63 - 1, 2**63, 10**40])
+def test_an_offset_behind_every_log(client: TestClient, offset: int) -> None:
+    refused(client.get(f"/v1/jobs/{JOB.id}/log", params={"offset": offset, "attempt": ATTEMPT}), 422, "invalid")
+
+
+@pytest.mark.parametrize("position", [-1, 2**53 + 1, str(10**40), 1.5])
+def test_a_report_of_a_place_that_is_none(client: TestClient, position: Any) -> None:
+    report = {"attempt": ATTEMPT, "phase": "running", "position": position}
+    slot = {"idx": 0, "kind": "cpu", "device": "cpu", "vram_free": 0, "free": True}
+    body = {"boot_id": "b0b0b0b0", "slots": [slot], "attempts": [report]}
+    refused(client.post("/v1/worker/heartbeat", json=body, headers=WORKER), 422, "invalid")
+
+
 @pytest.mark.parametrize("limit", ["0", "-1", "1000000000", "ten", "1.5", "", "9" * 5000, "NaN"])
 @pytest.mark.parametrize("what", ["jobs", "records"])
 def test_limits(client: TestClient, what: str, limit: str) -> None:
@@ -292,7 +383,9 @@ def test_wrong_inputs(client: TestClient, wrong: dict[str, Any]) -> None:
         ({}, 422),
         ({"Upload-Offset": "-1", "Upload-Length": "3"}, 422),
         ({"Upload-Offset": "x", "Upload-Length": "3"}, 422),
-        ({"Upload-Offset": "9" * 30, "Upload-Length": "3"}, 409),
+        ({"Upload-Offset": "9" * 30, "Upload-Length": "3"}, 422),
+        ({"Upload-Offset": "0", "Upload-Length": str(2**63)}, 422),
+        ({"Upload-Offset": "9", "Upload-Length": "3"}, 409),
         ({"Upload-Offset": "0", "Upload-Length": "2"}, 409),
     ],
     ids=str,

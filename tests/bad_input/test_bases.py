@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from jsm_queue.cli import basefiles
+from jsm_queue.data import chat_templates
 from jsm_queue.errors import (
     ChatTemplateError,
     JsmError,
@@ -184,6 +185,112 @@ def test_a_damaged_base(
     assert runner.classify(at_worker.value)[0] == "error"
 
 
+LAYERED = TENSORS | {"lm_head.weight": (4, 2)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 3}, "hidden_size is 3, but model.embed_tokens.weight is [4, 2]"),
+        ({"vocab_size": 5}, "vocab_size is 5, but model.embed_tokens.weight is [4, 2]"),
+        ({"num_hidden_layers": 2}, "num_hidden_layers is 2, but the weights have 1"),
+    ],
+)
+def test_a_config_that_contradicts_the_weights(study: Path, changes: dict[str, int], message: str) -> None:
+    write_tensors(study / "model" / "model.safetensors", LAYERED)
+    changed(vocab_size=4, num_hidden_layers=1)(study / "model")
+    assert submit(study)[0].files
+    changed(**changes)(study / "model")
+    with pytest.raises(ModelDamagedError) as caught:
+        submit(study)
+    assert message in caught.value.message and caught.value.fix
+
+
+def test_an_output_layer_that_contradicts_the_config(study: Path) -> None:
+    write_tensors(study / "model" / "model.safetensors", TENSORS | {"lm_head.weight": (4, 3)})
+    with pytest.raises(ModelDamagedError, match=r"hidden_size is 2, but lm_head\.weight is \[4, 3\]"):
+        submit(study)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "model.safetensors", "generation_config.json"])
+def test_a_link_that_leads_out_of_a_base(study: Path, name: str) -> None:
+    path, secret = study / "model" / name, study / "secret"
+    secret.write_bytes(path.read_bytes() if path.exists() else b"{}")
+    path.unlink(missing_ok=True)
+    path.symlink_to(secret)
+    with pytest.raises(ModelUnsafeError, match="is a link that leads outside the folder"):
+        submit(study)
+
+
+def test_only_what_a_base_needs_is_taken(study: Path) -> None:
+    (study / "secret").touch()
+    (study / "model" / "secrets.json").symlink_to(study / "secret")
+    write_json(study / "model", "notes.txt", "mine")
+    wanted = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert sorted(submit(study)[0].files) == wanted
+
+
+def test_the_links_of_a_snapshot_of_the_hub_are_followed(study: Path) -> None:
+    cache = study / "models--org--name"
+    (cache / "blobs").mkdir(parents=True)
+    (cache / "snapshots" / "abc").mkdir(parents=True)
+    for path in list((study / "model").iterdir()):
+        blob = path.rename(cache / "blobs" / path.name)
+        (cache / "snapshots" / "abc" / path.name).symlink_to(Path("../../blobs") / blob.name)
+    assert len(submit(study, source="./models--org--name/snapshots/abc")[0].files) == 4
+
+
+@pytest.mark.parametrize("source", ["./model", "m.gguf"])
+def test_a_revision_of_a_local_base(study: Path, source: str) -> None:
+    gguf_files.write(study / "m.gguf")
+    with pytest.raises(SpecError, match=r"bases\.b\.revision: means nothing to"):
+        submit(study, source=source, revision="main")
+
+
+def test_a_context_beyond_a_base(study: Path) -> None:
+    changed(max_position_embeddings=512)(study / "model")
+    spec, (_, facts) = BaseSpec(name="b", source="./model"), submit(study)
+    basefiles.check_context(spec, 512, facts)
+    basefiles.check_context(spec, 4096, BaseFacts())
+    with pytest.raises(SpecError, match=r"decoding\.context: 513 tokens, but bases\.b has positions for 512"):
+        basefiles.check_context(spec, 513, facts)
+    changed(rope_scaling={"rope_type": "yarn", "factor": 4.0})(study / "model")
+    basefiles.check_context(spec, 2048, submit(study)[1])
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for %}", "does not render (TemplateSyntaxError"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "does not render (SecurityError"),
+        ("{{ 'a' * 10000000000000 }}", "does not render: it makes more than 50,000,000 characters"),
+        ("{% for i in range(10**9) %}{% endfor %}", "does not render"),
+        ("{{ raise_exception('no') }}", "it refuses a plain question (no)"),
+        ("a text without any variable", "it leaves out the question"),
+        ("{{ messages[0].content }}{{ messages[-1].content }}{{ messages[-1].content }}", "the answer exactly once"),
+        ("{{ messages }}\0", "NUL"),
+    ],
+)
+def test_a_chat_template_that_no_job_could_use(study: Path, template: str, message: str) -> None:
+    (study / "t.jinja").write_text(template, encoding="utf-8")
+    with pytest.raises(ChatTemplateError) as caught:
+        submit(study, chat_template="t.jinja")
+    assert caught.value.message.startswith(f"bases.b.chat_template: {study / 't.jinja'}: ")
+    assert message in caught.value.message and caught.value.fix
+
+
+def test_a_chat_template_that_wants_special_tokens_or_a_system_prompt(study: Path) -> None:
+    for start in ("{{ bos_token + '' }}", "{% if messages[0].role != 'system' %}{{ raise_exception('s') }}{% endif %}"):
+        text = start + "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+        (study / "t.jinja").write_text(text, encoding="utf-8")
+        assert submit(study, chat_template="t.jinja")[0].chat_template == text
+
+
+def test_the_built_in_templates_pass_the_same_check() -> None:
+    for text in chat_templates.TEMPLATES.values():
+        chat_templates.check(text)
+
+
 def test_a_whole_base_is_taken(study: Path) -> None:
     assert submit(study)[1].parameters == 14
     sharded(ONE)(study / "model")
@@ -213,7 +320,8 @@ def test_a_chat_template_that_cannot_be_read(study: Path) -> None:
     "source",
     [
         *("./nothing", "nothing", "x.gguf", "~nobody-here/x", "../..//nothing"),
-        *("package:", "package:/x", "package:no_such/x", "package:a.b/x"),
+        *("package:", "package:/x", "package:no_such/x", "package:a.b/x", "package:json/../json"),
+        *("package:json", "package:json//", "package:json//usr", "package:json/../../bin"),
     ],
 )
 def test_an_unknown_base(study: Path, source: str) -> None:

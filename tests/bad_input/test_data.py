@@ -1,6 +1,7 @@
 """Data that cannot be used: `jsm plan` and `jsm submit` say so in one line, exit with 2, and have done nothing."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from jsm_queue.cli import main as command
 from jsm_queue.cli import studies
 from jsm_queue.errors import DataError
 from tests.pairs import pair, pair_lines
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "river"
 
 SPEC: dict[str, Any] = {
     "name": "s",
@@ -57,7 +60,16 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 MALFORMED: list[tuple[str, str | bytes, str]] = [
     ("empty", "", "data.jsonl: no question–answer pairs in it"),
     ("blank lines", "\n\n \n", "data.jsonl: no question–answer pairs in it"),
-    ("another encoding", pair_lines(3).encode("utf-16"), "data.jsonl: not UTF-8"),
+    ("another encoding", pair_lines(3).encode("utf-16"), "data.jsonl, line 1: not UTF-8 (byte 0xff)"),
+    ("another encoding at line 3", pair_lines(2).encode() + b"\xff", "data.jsonl, line 3: not UTF-8 (byte 0xff)"),
+    ("NUL in a question", pair_lines(1) + line(question="a\0", answer="a"), "line 2: question holds the character NUL"),
+    ("NUL in a message", TALK.replace('"a"', '"\\u0000"'), "line 1: messages[1]: content holds the character NUL"),
+    ("NUL in a history", line(instruction="q", output="a", history=[["\0", "b"]]), "history holds the character NUL"),
+    (
+        "a key twice",
+        pair_lines(1) + '{"question": "q", "answer": "a", "answer": "b"}',
+        "line 2: the key 'answer' is twice",
+    ),
     ("malformed at line 3", pair_lines(2) + '{"question": \n', "data.jsonl, line 3: not JSON"),
     ("a list at line 2", pair_lines(1) + "[1]\n", "data.jsonl, line 2: not a JSON object"),
     ("nesting without end", '{"question": ' + "[" * 100_000, "data.jsonl, line 1: JSON that cannot be read"),
@@ -110,7 +122,7 @@ def test_what_is_wrong_with_a_corpus_is_told(plan: Plan, content: str | bytes, s
         ("data.yaml", "a: [", "data.yaml, line 1"),
         ("data.yaml", "a: 2020-13-45", "data.yaml: not valid YAML"),
         ("data.yaml", "[" * 5000, "data.yaml"),
-        ("data.yaml", "title: t", "data.yaml: licence: Field required"),
+        ("data.yaml", "title: t\nentities: []", "data.yaml: licence: Field required"),
     ],
 )
 def test_what_is_wrong_with_another_form_is_told(plan: Plan, name: str, content: str | bytes, said: str) -> None:
@@ -151,10 +163,50 @@ def test_a_size_larger_than_the_data_says_how_many_remain(plan: Plan) -> None:
     assert "stages.bases.n: 41 training examples are asked for, 40 remain" in plan(files, {"bases": {"n": 41}})
 
 
+GRAPH = (EXAMPLES / "graph.yaml").read_text(encoding="utf-8")
+BENCH = (EXAMPLES / "bench.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("source", "bench", "said"),
+    [
+        (f"{BENCH}\n# the same", BENCH, "g.yaml: it looks like a bench, expected is a graph (relation_types"),
+        (GRAPH, GRAPH, "b.yaml: it looks like a graph, expected is a bench (questions)"),
+        (GRAPH, json.dumps(SPEC), "b.yaml: it looks like a study, expected is a bench"),
+        ("", BENCH, "g.yaml: it is empty, expected is a graph"),
+        ("- a\n", BENCH, "g.yaml: it holds a list, expected is a graph"),
+        ("a: b\n", BENCH, "g.yaml: it has none of the keys, expected is a graph"),
+        (GRAPH, f"{BENCH}\n---\na: b\n", "a second document begins (---), and one is read"),
+        (f'a: 1\nb: ["x", "\\0"]\n{GRAPH}', BENCH, "g.yaml, line 2: a text holds the character NUL"),
+        (GRAPH, f'a: 1\nb: "\\ud800"\n{BENCH}', "b.yaml, line 2: a text holds half of a surrogate pair"),
+    ],
+)
+def test_what_is_wrong_with_yaml_is_told(plan: Plan, source: str, bench: str, said: str) -> None:
+    assert said in plan({"g.yaml": source, "b.yaml": bench}, source="g.yaml", bench="b.yaml")
+
+
+@pytest.mark.parametrize("name", ["data.csv", "data.parquet"])
+def test_nul_in_other_files_is_told(plan: Plan, tmp_path: Path, name: str) -> None:
+    if name == "data.csv":
+        content = b'question,answer\nq,"a\0"\n'
+    else:
+        arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(arrow.table({"question": ["q"], "answer": ["a\0"]}), tmp_path / name)
+        content = (tmp_path / name).read_bytes()
+    assert "answer holds the character NUL" in plan({name: content}, source=name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_no_data(plan: Plan, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert "data.source: " in (said := plan({}, source="pipe.jsonl")) and "is no regular file" in said
+
+
 def test_a_missing_file_is_told(plan: Plan, tmp_path: Path) -> None:
-    (tmp_path / "data.jsonl").mkdir()
-    (tmp_path / "data.jsonl" / "x").touch()
     with pytest.raises(DataError, match=r"data\.source: .*data\.jsonl does not exist"):
+        studies.resolve.resolve(studies.read_spec(write_spec(tmp_path)), tmp_path)
+    (tmp_path / "data.jsonl").mkdir()
+    with pytest.raises(DataError, match=r"data\.source: .*data\.jsonl is no regular file"):
         studies.resolve.resolve(studies.read_spec(write_spec(tmp_path)), tmp_path)
 
 

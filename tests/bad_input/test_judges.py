@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,6 +141,27 @@ def test_nobody_there_is_a_server_that_is_away(tmp_path: Path) -> None:
         pass
     with pytest.raises(SetupError, match="is away: ConnectError"):
         whole(server, tmp_path)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_nobody_there_keeps_no_slot_for_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, concurrency: int) -> None:
+    monkeypatch.setattr(chat, "TRIES", 10_000)
+    monkeypatch.setattr(chat, "QUESTION_S", 3.0)
+    monkeypatch.setattr(chat, "AWAY_S", 0.3)
+    with scripted(scored(3)) as server:
+        pass
+    began = time.monotonic()
+    with pytest.raises(SetupError, match="is away: ConnectError") as caught:
+        whole(server, tmp_path, concurrency=concurrency)
+    assert 0.2 < time.monotonic() - began < 2.5, "the patience for all questions together"
+    assert classify(caught.value)[0] == "crashed"
+
+
+def test_the_patience_begins_anew_with_every_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with scripted(scored(3)) as server, chat.open_server(spec_of(server)) as asked:
+        asked.away_since = time.monotonic() - 2 * chat.AWAY_S
+        assert chat.ask(asked, [{"role": "user", "content": "?"}]).status == 200
+        assert asked.away_since is None
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,7 @@ def test_every_program_refuses_a_variable_that_cannot_be(tmp_path: Path, program
         ("api_prot = 8080\n", "api_prot is no setting; is api_port meant?"),
         ("api_port = \n", "is not TOML in UTF-8"),
         ("api_port = 'x'\n", "JSM_API_PORT: "),
+        ("home = '/srv/jsm'\n", "home is without effect there"),
         ("[api]\nport = 8080\n", "api is no setting"),
     ],
 )

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from jsm_queue import processes
-from tests.unit.workers.fakes import job
+from tests.unit.workers.fakes import held, job
 from tests.waiting import wait_for
 from workers import slots
 from workers.hardware import SlotPlan
@@ -53,7 +53,7 @@ def slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slot]:
 
 
 def run(slot: Slot, folder: Path, wish: str, stall_s: float = 60.0) -> Ended | None:
-    return slot.run(job(folder, wish), None, stall_s, threading.Event(), lambda _: None)
+    return slot.run(job(folder, wish), None, stall_s, held(), lambda _: None)
 
 
 def test_memory_that_runs_out_is_told_as_that(slot: Slot, tmp_path: Path) -> None:

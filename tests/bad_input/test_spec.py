@@ -1,5 +1,6 @@
 """A wrong study file: one line that names file, line and key, what was found and what is allowed."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,19 @@ def test_the_file_is_good(path: Path) -> None:
         (GOOD + 'system_prompt: "\\ud800"', "study.yaml:12: system_prompt: "),
         (swap("n: 5", "n: 5\n    seeds: []"), "study.yaml:12: stages.bases.seeds: too few entries (0): at least 1"),
         (swap("n: 5", "n: 5\n    seeds: [1, -1]"), "study.yaml:12: stages.bases.seeds.1: -1 is too small: at least 0"),
+        (swap("n: 5", "n: 5\n    seeds: [1, 2, 1]"), "study.yaml:12: stages.bases.seeds: 1 is there twice; each once"),
+        (swap("n: 5", "n: 5\n    seeds: [true]"), "study.yaml:12: stages.bases.seeds.0: found true, expected a whole"),
+        (swap("epochs: 3", "epochs: true"), "study.yaml:8: training.epochs: found true, expected a whole number"),
+        (swap("epochs: 3", "lr: true"), "study.yaml:8: training.lr: found true, expected a number"),
+        (swap("epochs: 3", 'quantized: "yes"'), 'study.yaml:8: training.quantized: found "yes", expected true or'),
+        (swap("  - name: b", "  - name: b\n    train: 1"), "study.yaml:6: bases.0.train: found 1, expected true or f"),
+        (swap("n: 5", "n: true"), "study.yaml:11: stages.bases.n: found true, expected a whole number"),
+        (swap("epochs: 3", "targets: []"), "study.yaml:8: training.targets: an empty list leaves nothing to train"),
+        (swap("a.jsonl", '""'), "study.yaml:3: data.source: too short (0 characters): at least 1"),
+        (swap("a.jsonl", 'a.jsonl\n  bench: ""'), "study.yaml:4: data.bench: too short (0 characters): at least 1"),
+        (swap("./b", '""'), "study.yaml:6: bases.0.source: too short (0 characters): at least 1"),
+        (GOOD + f"decoding: {{context: {10**15}}}", "study.yaml:12: decoding.context: 1000000000000000 is too large"),
+        (GOOD + "decoding:\n  max_new_tokens: 2048", "study.yaml:13: decoding: `max_new_tokens` (2048) must be below"),
         (swap("n: 5", "n: 0x" + "f" * 6000), "study.yaml:11: stages.bases.n: a huge number is too large"),
         # Contradictions keep their words and get the line of the key that they name
         (swap("  - name: b", "  - name: b\n    train: false"), "study.yaml:4: bases: stage `bases` ranks those"),
@@ -126,7 +140,7 @@ def test_of_very_many_the_first_are_told(path: Path) -> None:
         (swap("epochs: 3", "targets: [a"), "study.yaml:9: not valid YAML: while parsing a flow sequence"),
         (swap("  epochs: 3", "\tepochs: 3"), "study.yaml:8: not valid YAML: while scanning"),
         (GOOD + "x: !!python/object:os.system y\n", "study.yaml:12: not valid YAML: could not determine a constructor"),
-        (GOOD + "---\nb: 1\n", "study.yaml:12: not valid YAML"),
+        (GOOD + "---\nb: 1\n", "study.yaml:12: not valid YAML: a second document begins (---)"),
         (GOOD + "? [a, b]\n: c\n", "study.yaml:12: not valid YAML"),
         (GOOD + "x: *nothing\n", "study.yaml:12: not valid YAML: found undefined alias 'nothing'"),
         (GOOD + "x: " + "9" * 5000, "study.yaml:12: not valid YAML: "),
@@ -145,6 +159,15 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nothing.yaml"):
         with pytest.raises(SpecFileError, match="cannot be read"):
             read_spec(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_or_a_device_is_no_study(path: Path) -> None:
+    """Opening the one waits for ever, reading the other never ends."""
+    os.mkfifo(path)
+    for each in (path, Path("/dev/zero")):
+        with pytest.raises(SpecFileError, match="no regular file"):
+            read_spec(each)
 
 
 def test_what_people_write_is_taken(path: Path) -> None:
@@ -177,3 +200,9 @@ def test_json_is_told_without_lines() -> None:
 def test_the_pattern_of_names_has_its_words() -> None:
     (name,) = [each for each in StudySpec.model_fields["name"].metadata if getattr(each, "pattern", None)]
     assert name.pattern in PATTERNS
+
+
+def test_a_huge_key_is_not_repeated_whole() -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_spec({"x" * 100_000: 1})
+    assert "xxx…: unknown key" in str(caught.value) and len(str(caught.value)) < 1000

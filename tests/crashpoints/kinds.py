@@ -18,6 +18,8 @@ def run(work: Work) -> Outcome:
     """Any kind of the toy study: it looks at every byte of its inputs."""
     seen = _seen(work.inputs)
     work.progress(0, 2, {})
+    work.checkpoint(1, seen.encode)
+    work.progress(1, 2, {})
     if isinstance(work.params, PrepareParams):
         _write(work.folder, seen, "train", "validation", "test", "bench", "data_report")
     elif isinstance(work.params, TrainParams):

@@ -41,6 +41,7 @@ def test_every_job_has_its_points(calm: Calm) -> None:
             f"valkey at api after ring {job}",
             f"agent before line {job}",
             f"runner after rename result.json {job}",
+            f"runner before rename 1.0.checkpoint {job}",
             f"agent after rename outbox {job}",
             f"agent before POST attempts/result {job}",
             f"postgres: api after commit attempt running {job}",

@@ -131,6 +131,20 @@ def test_the_same_spec_is_the_same_study_and_cancel_stops_it(client: TestClient)
     assert client.post("/v1/studies", json=request).json()["state"] == "running"
 
 
+def test_a_study_that_is_over_is_not_said_to_go_on(client: TestClient) -> None:
+    study = client.post("/v1/studies", json=body(client)).json()["id"]
+    assert client.post(f"/v1/studies/{study}/pause").json()["state"] == "paused"
+    client.delete(f"/v1/studies/{study}")
+    for what in ("pause", "resume", "retry"):
+        answer = client.post(f"/v1/studies/{study}/{what}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conflict"), what
+        assert "was cancelled" in answer.json()["error"]["message"]
+    with writing(client.app.state.context.engine) as session:  # type: ignore[attr-defined]
+        session.get_one(t.Study, study).state = "ended"
+    for what, status in (("pause", 409), ("resume", 409), ("retry", 200)):
+        assert client.post(f"/v1/studies/{study}/{what}").status_code == status, what
+
+
 def test_a_study_whose_files_were_not_uploaded_is_refused(client: TestClient) -> None:
     request = body(client)
     request["inputs"]["source"]["sha"] = "0" * 64  # type: ignore[index]

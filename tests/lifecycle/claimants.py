@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine
 from sqlmodel import col, select
 
-from jsm_queue import coordinator, lifecycle, protocol
+from jsm_queue import assigning, lifecycle, protocol
 from jsm_queue.errors import ConflictError, GoneError
 from jsm_queue.kinds import JobDraft
 from jsm_queue.planner import Wanted
@@ -56,7 +56,7 @@ def work(engine: Engine) -> Won:
     """Offer, claim, accept, replay and free slots until every job is done. Only 409 and 410 may come of it."""
     won, delivery = Won(), uuid.uuid4().hex
     while True:
-        coordinator._assign(engine, lambda *_: None, NOW)
+        assigning.assign(engine, lambda *_: None, NOW)
         with reading(engine) as session:
             runs = session.exec(select(t.Run.id, t.Run.worker).where(t.Run.state == "offered")).all()
             held = select(t.Attempt.id, t.Attempt.job, t.Attempt.worker, t.Attempt.state)

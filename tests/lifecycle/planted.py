@@ -11,7 +11,7 @@ from unittest.mock import patch
 from sqlalchemy import CursorResult, event, update
 from sqlmodel import Session, col, select
 
-from jsm_queue import coordinator, lifecycle, protocol, scheduler
+from jsm_queue import assigning, lifecycle, protocol, scheduler
 from jsm_queue.errors import ConflictError
 from jsm_queue.lifecycle import attempts, files, jobs, sessions, studies
 from jsm_queue.store import database, queries
@@ -452,8 +452,8 @@ def jobs_of_a_paused_study_are_assigned() -> Iterator[None]:
         more = {job.id: job for job in session.exec(paused).all() if job.id not in {known.id for known in found}}
         return found + [scheduler.ReadyJob(job.id, job.kind, 0, (0.0,)) for job in more.values()]
 
-    real = coordinator._ready
-    with patch.object(coordinator, "_ready", ready):
+    real = assigning.ready_jobs
+    with patch.object(assigning, "ready_jobs", ready):
         yield
 
 

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from jsm_queue import coordinator, lifecycle, protocol, scheduler
+from jsm_queue import assigning, coordinator, lifecycle, protocol, scheduler
 from jsm_queue.errors import ConflictError, GoneError
 from jsm_queue.settings import Settings
 from jsm_queue.store import queries
@@ -106,8 +106,8 @@ class Sides(RuleBasedStateMachine):
         self.actor = None
         bells: list[tuple[str, str, str]] = []
         full = self.model.excluded(self.now)
-        with patch.object(coordinator.uuid, "uuid4", lambda: _Uuid(self.new_id())):
-            coordinator._assign(self.engine, lambda w, _, bell: bells.append((w, bell.run, bell.attempts[0])), self.now)
+        with patch.object(assigning.uuid, "uuid4", lambda: _Uuid(self.new_id())):
+            assigning.assign(self.engine, lambda w, _, bell: bells.append((w, bell.run, bell.attempts[0])), self.now)
         for worker, run, attempt in bells:
             with reading(self.engine) as session:
                 job = scene.NAMES[session.get_one(t.Attempt, attempt).job]

@@ -29,8 +29,10 @@ class Memory:
     examples: int
 
 
-def estimate_memory(model: PreTrainedModel, device: torch.device, training: bool, recompute: bool) -> Memory:
-    """Memory of a pass through a decoder, with what the device has free.
+def estimate_memory(
+    model: PreTrainedModel, device: torch.device, training: bool, recompute: bool, ooms: int = 0
+) -> Memory:
+    """Memory of a pass through a decoder, with what the device has free: half as much each time that it ran out.
 
     A layer keeps about 12 hidden vectors and 6 of the MLP's width a token for its backward pass, and 4 hidden
     vectors a place of attention (counted over transformers' Llama and Qwen2 with LoRA on all linear layers); with
@@ -43,7 +45,7 @@ def estimate_memory(model: PreTrainedModel, device: torch.device, training: bool
     kept = layers if training and not recompute else 2 if training else 1
     inputs = layers * config.hidden_size * size if training and recompute else 0
     return Memory(
-        budget=_free_memory(device) * MEMORY_SHARE,
+        budget=_free_memory(device) * MEMORY_SHARE * 0.5**ooms,
         token=kept * (12 * config.hidden_size + 6 * width) * size + inputs,
         answer=config.vocab_size * (size + 8) * (2 if training else 1),
         place=kept * 4 * config.hidden_size * max(size, 4 if device.type == "cpu" else 2),

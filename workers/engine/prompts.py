@@ -5,24 +5,18 @@ Imports neither torch nor transformers, so that the GGUF path renders exactly th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jsm_queue import sandbox
+from jsm_queue.data.chat_templates import TEMPLATE_DATE, THINKING_OFF
 from jsm_queue.data.examples import Example, Turn
 from jsm_queue.data.keyfacts import key_fact_spans
 from jsm_queue.errors import ChatTemplateError, DataError, ModelError, ModelUnsupportedError
-from workers.engine import sandbox
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-TEMPLATE_DATE = datetime(2024, 7, 26)
-"""What templates that print today's date get: a job's result must not depend on the day it ran."""
-
-THINKING_OFF = {"enable_thinking": False, "thinking": False}
-"""How templates of models that can think are told not to: Qwen3's variable, DeepSeek's and Granite's."""
 
 Message = dict[str, str]
 

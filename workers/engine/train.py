@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
@@ -14,12 +16,13 @@ from peft import PeftModel
 
 from jsm_queue.errors import ModelError
 from jsm_queue.spec import TrainingSpec
+from workers.engine import checkpoint
 from workers.engine.bases import Base
 from workers.engine.batches import estimate_memory, passes
 from workers.engine.lora import causal_model
 from workers.engine.nll import answer_nll
 from workers.engine.prompts import Encoded
-from workers.work import Progress
+from workers.work import Work
 
 CLIP = 1.0
 """Largest norm of a step's gradient."""
@@ -53,34 +56,31 @@ class Fitted(NamedTuple):
 
 
 def fit(
-    base: Base,
-    model: PeftModel,
-    examples: Sequence[Encoded],
-    training: TrainingSpec,
-    seed: int,
-    progress: Progress,
+    base: Base, model: PeftModel, examples: Sequence[Encoded], training: TrainingSpec, seed: int, work: Work
 ) -> Fitted:
-    """Trains the adapter that `model` carries.
+    """Trains the adapter that `model` carries, from the start or from `work.resume`.
 
     A step takes `training.batch` examples; its loss is the mean over all answer tokens of its examples,
     whatever the passes they are computed in. AdamW without weight decay. The same seed and machine give the
-    same adapter on a CPU. Raises ModelError when the loss is no longer a number.
+    same adapter on a CPU, whatever was resumed. Raises ModelError when the loss is no longer a number.
     """
-    began = time.perf_counter()
     order = schedule(len(examples), training.epochs, training.batch, seed)
-    steps: list[Step] = []
-    with _training_mode(base, model), torch.random.fork_rng():
+    with _training_mode(base, model, recomputes(base, work.ooms)), torch.random.fork_rng():
         torch.manual_seed(seed)  # dropout
-        stepper = _Stepper(base, model)
-        for batch in order:
+        stepper = _Stepper(base, model, work.ooms)
+        steps, spent = stepper.restore(work.resume)
+        for batch in order[len(steps) :]:
+            began = time.perf_counter()
             lr = training.lr * rate(len(steps), len(order), training.schedule, training.warmup)
             loss = stepper.step([examples[i] for i in batch], lr)
             steps.append(Step(len(steps) + 1, loss, lr, sum(len(examples[i].ids) for i in batch)))
             if not math.isfinite(loss):
                 raise ModelError(f"the loss is {loss} at step {len(steps)}", "Lower training.lr")
-            speed = sum(step.tokens for step in steps) / (time.perf_counter() - began)
-            progress(len(steps), len(order), {"loss": loss, "tokens_per_second": speed})
-    return Fitted(steps, time.perf_counter() - began, stepper.peak_bytes)
+            spent += time.perf_counter() - began
+            work.checkpoint(len(steps), partial(stepper.pack, steps, spent))
+            speed = sum(step.tokens for step in steps) / spent
+            work.progress(len(steps), len(order), {"loss": loss, "tokens_per_second": speed})
+    return Fitted(steps, spent, stepper.peak_bytes)
 
 
 def schedule(n: int, epochs: int, batch: int, seed: int) -> list[list[int]]:
@@ -121,12 +121,13 @@ def backward(base: Base, model: PeftModel, examples: Sequence[Encoded], groups: 
 class _Stepper:
     """The optimizer with what it holds between two steps, and the most memory that a step took."""
 
-    def __init__(self, base: Base, model: PeftModel) -> None:
+    def __init__(self, base: Base, model: PeftModel, ooms: int) -> None:
         self.base, self.model = base, model
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.parameters = list(self.named.values())
         self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=0.0, fused=True)
         self.peak_bytes = 0
-        self.memory = estimate_memory(base.model, base.device, training=True, recompute=_recomputes(base))
+        self.memory = estimate_memory(base.model, base.device, True, recomputes(base, ooms), ooms)
 
     def step(self, examples: list[Encoded], lr: float) -> float:
         """Changes the adapter; returns the loss before."""
@@ -139,25 +140,37 @@ class _Stepper:
         self.peak_bytes = max(self.peak_bytes, _used_memory(self.base.device))
         return loss
 
+    def pack(self, steps: Sequence[Step], seconds: float) -> bytes:
+        """A checkpoint's content, after those steps."""
+        log = {"seconds": seconds, "steps": [asdict(step) for step in steps]}
+        return checkpoint.pack(self.named, self.optimizer, self.base.device, log)
+
+    def restore(self, resume: Path | None) -> tuple[list[Step], float]:
+        """The steps that need not be done again, and the seconds that they took."""
+        log = checkpoint.restore(resume, self.named, self.optimizer, self.base.device)
+        return ([Step(**step) for step in log["steps"]], log["seconds"]) if log else ([], 0.0)
+
 
 @contextmanager
-def _training_mode(base: Base, model: PeftModel) -> Iterator[None]:
+def _training_mode(base: Base, model: PeftModel, recompute: bool) -> Iterator[None]:
     if base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(base.device)
     model.train()
-    if _recomputes(base):
+    if recompute:
         base.model.gradient_checkpointing_enable({"use_reentrant": False})
     try:
         yield
     finally:
-        if _recomputes(base):
+        if recompute:
             base.model.gradient_checkpointing_disable()
         model.eval()
 
 
-def _recomputes(base: Base) -> bool:
-    """Activations are recomputed backward where the base was quantized to fit a small card."""
-    return base.quantized and base.device.type == "cuda"
+def recomputes(base: Base, ooms: int) -> bool:
+    """Activations are recomputed backward where the base was quantized to fit a small card, and where passes of half
+    the size ran out of memory as well.
+    """
+    return ooms >= 2 or (base.quantized and base.device.type == "cuda")
 
 
 def _used_memory(device: torch.device) -> int:

@@ -33,6 +33,9 @@ ONE_TRY_S = 120.0
 QUESTION_S = 300.0
 """How long one try, and all tries of a question, may take: well below the kind's `stall_s`."""
 
+AWAY_S = 30.0
+"""How long nobody may take a connection before the server is away. A slot is not kept for one that is off."""
+
 MAX_BYTES = 2**20
 """A longer answer is no judgement."""
 
@@ -65,6 +68,10 @@ class Busy(Exception):
         self.wait_s = wait_s
 
 
+class Away(Busy):
+    """Nobody took the connection."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What the server said. `whole`: False where it said more than MAX_BYTES."""
@@ -77,12 +84,15 @@ class Answer:
 
 @dataclass
 class Server:
-    """May be asked from several threads. `extras`: what of SAMPLING it has not refused so far."""
+    """May be asked from several threads. `extras`: what of SAMPLING it has not refused so far. `away_since`: when
+    nobody took a connection first, by the monotonic clock; None since one was taken.
+    """
 
     judge: JudgeSettings
     http: httpx.Client
     key: str
     extras: dict[str, Any] = field(default_factory=lambda: dict(SAMPLING))
+    away_since: float | None = None
 
 
 @contextmanager
@@ -118,7 +128,8 @@ def read_key(variable: str | None) -> str:
 def ask(server: Server, messages: list[dict[str, str]]) -> Answer:
     """The first answer that is not "later".
 
-    Raises Busy after TRIES or QUESTION_S, SetupError where the server will answer no question of this worker.
+    Raises Busy after TRIES or QUESTION_S, Away once nobody took a connection for AWAY_S, SetupError where the server
+    will answer no question of this worker.
     """
     deadline = time.monotonic() + QUESTION_S
     wait = FIRST_WAIT_S
@@ -127,12 +138,18 @@ def ask(server: Server, messages: list[dict[str, str]]) -> Answer:
             return _ask_once(server, messages)
         except Busy as error:
             pause = max(wait * random.uniform(0.67, 1.0), min(error.wait_s, LONGEST_WAIT_S))
-            if time.monotonic() + pause > deadline:
+            if time.monotonic() + pause > _patience_ends(server, error, deadline):
                 raise
             logger.warning("the judge did not answer (%s); again in %.0f s", error, pause)
             time.sleep(pause)
             wait = min(2 * wait, LONGEST_WAIT_S)
     return _ask_once(server, messages)
+
+
+def _patience_ends(server: Server, error: Busy, deadline: float) -> float:
+    if not isinstance(error, Away) or server.away_since is None:
+        return deadline
+    return min(deadline, server.away_since + AWAY_S)
 
 
 def _ask_once(server: Server, messages: list[dict[str, str]]) -> Answer:
@@ -169,6 +186,7 @@ def _post(server: Server, messages: list[dict[str, str]], extras: dict[str, Any]
     data = bytearray()
     try:
         with server.http.stream("POST", f"{server.judge.url}/chat/completions", json=body) as response:
+            server.away_since = None
             _require_access(server.judge, response.status_code)
             for piece in response.iter_raw():
                 data += piece
@@ -176,7 +194,11 @@ def _post(server: Server, messages: list[dict[str, str]], extras: dict[str, Any]
                     break
                 if time.monotonic() - began > ONE_TRY_S:
                     raise Busy(f"its answer takes longer than {ONE_TRY_S:.0f} s")
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        server.away_since = server.away_since or began
+        raise Away(f"{type(error).__name__}: {error}") from error
     except httpx.RequestError as error:
+        server.away_since = None
         raise Busy(f"{type(error).__name__}: {error}") from error
     text = data[:MAX_BYTES].decode("utf-8", "replace")
     text = text.replace(server.key, "[key]") if server.key else text

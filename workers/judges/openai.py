@@ -49,7 +49,7 @@ def open_judge(work: Work) -> Iterator[Judge]:
             try:
                 said = chat.ask(server, messages)
             except chat.Busy as error:
-                if silent.add() >= AWAY_AFTER:
+                if silent.add() >= AWAY_AFTER or isinstance(error, chat.Away):
                     raise SetupError(f"the judge at {params.judge.url} is away: {error}", "Look after it") from error
                 return Judgement(None, problem="error", output=clean(str(error), OUTPUT_CHARS))
             silent.end()

@@ -10,6 +10,7 @@ from jsm_queue.data.keyfacts import require_key_facts
 from jsm_queue.errors import DataError, ModelError, SetupError
 from jsm_queue.kinds import ROLE_FILES, JudgeParams
 from jsm_queue.protocol import RecordIn
+from workers.finished import Finished
 from workers.gguf.answers import read_answers
 from workers.judges.judgement import Judge, Judgement, OpenJudge
 from workers.work import Outcome, Work
@@ -27,12 +28,16 @@ def run(work: Work) -> Outcome:
         require_key_facts(examples, f"{params.split} questions", "Add key_facts to the data")
     answers = _answers(work, examples)
     open_judge: OpenJudge = importlib.import_module(f"workers.judges.{params.judge.kind}").open_judge
-    records, problems = [], Counter[str]()
+    finished = Finished(work, RecordIn)
+    left = [pair for pair in zip(examples, answers, strict=True) if finished.get(pair[0].id) is None]
+    unjudged = sum(record.name == "unjudged" for record in _in_order(examples, finished))
     with open_judge(work) as judge:
-        for example, judgement in _judged(judge, examples, answers, params.judge.concurrency):
-            records.append(_record(example, judgement))
-            problems.update([judgement.problem] if judgement.problem else [])
-            work.progress(len(records), len(examples), {"unjudged": problems.total()})
+        for example, judgement in _judged(judge, left, params.judge.concurrency):
+            finished.add(example.id, _record(example, judgement))
+            unjudged += judgement.problem is not None
+            finished.tell(len(examples), {"unjudged": unjudged})
+    records = _in_order(examples, finished)
+    problems = Counter(str((record.meta or {})["problem"]) for record in records if record.name == "unjudged")
     _require_some(records, params.judge.kind)
     scores = [record.value for record in records if record.name == "score"]
     mean = sum(scores) / len(scores) if scores else 0.0
@@ -48,15 +53,18 @@ def _answers(work: Work, examples: Sequence[Example]) -> list[str]:
     return [texts[example.id] for example in examples]
 
 
-def _judged(
-    judge: Judge, examples: Sequence[Example], answers: Sequence[str], at_a_time: int
-) -> Iterator[tuple[Example, Judgement]]:
+def _judged(judge: Judge, pairs: Sequence[tuple[Example, str]], at_a_time: int) -> Iterator[tuple[Example, Judgement]]:
     """Each example with its judgement, in order."""
     if at_a_time == 1:
-        yield from ((example, judge(example, answer)) for example, answer in zip(examples, answers, strict=True))
+        yield from ((example, judge(example, answer)) for example, answer in pairs)
         return
     with ThreadPoolExecutor(at_a_time, "judge") as threads:
-        yield from zip(examples, threads.map(judge, examples, answers), strict=True)
+        judgements = threads.map(lambda pair: judge(*pair), pairs)
+        yield from ((example, judgement) for (example, _), judgement in zip(pairs, judgements, strict=True))
+
+
+def _in_order(examples: Sequence[Example], finished: Finished[RecordIn]) -> list[RecordIn]:
+    return [record for example in examples if (record := finished.get(example.id))]
 
 
 def _record(example: Example, judgement: Judgement) -> RecordIn:

@@ -1,6 +1,5 @@
 """Split × base, with or without an adapter → NLL of each reference answer."""
 
-import time
 from collections.abc import Iterator
 
 from jsm_queue.data.examples import Example, read_examples
@@ -19,12 +18,8 @@ def run(work: Work) -> Outcome:
     base = bases.load(work, params.quantized)
     pairs, dropped = encode_all(base, examples, params.system_prompt, params.max_length)
     adapter = work.inputs / "adapter"
-    began = time.perf_counter()
     with lora.trained(base, adapter if adapter.is_dir() else None) as model:
-        found = likelihoods(
-            base, model, [encoded for _, encoded in pairs], lambda done: work.progress(done, len(pairs), {})
-        )
-    seconds = time.perf_counter() - began
+        found, seconds = likelihoods(base, model, [encoded for _, encoded in pairs], work)
     tokens = sum(len(encoded.ids) for _, encoded in pairs)
     records = [r for (example, _), each in zip(pairs, found, strict=True) for r in _records(example, each)]
     metrics = {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds, "dropped": dropped}

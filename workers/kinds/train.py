@@ -24,7 +24,7 @@ def run(work: Work) -> Outcome:
     base = bases.load(work, params.training.quantized)
     encoded, dropped = encode_all(base, examples, params.system_prompt, params.training.max_length)
     with bases.training_precision(base), lora.fresh(base, params.training, params.seed) as model:
-        fitted = fit(base, model, [each for _, each in encoded], params.training, params.seed, work.progress)
+        fitted = fit(base, model, [each for _, each in encoded], params.training, params.seed, work)
         lora.save_adapter(model, params.base, work.folder)
     write_whole(work.folder / ROLE_FILES["training_log"], canonical_json(fitted.log()))
     return Outcome(metrics=_metrics(fitted) | {"dropped": dropped})

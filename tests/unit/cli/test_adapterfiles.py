@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from api.routes.worker import _leaves
 from jsm_queue.canonical import file_hash
 from jsm_queue.cli import resolve
 from jsm_queue.cli.adapterfiles import with_adapter
@@ -23,6 +22,7 @@ from jsm_queue.errors import (
 )
 from jsm_queue.kinds import BaseRef
 from jsm_queue.spec import BaseSpec, parse_spec
+from jsm_queue.store.access import leaves
 
 RIVER = Path(__file__).resolve().parents[3] / "examples" / "river" / "bases" / "river-qwen2"
 WEIGHT = "base_model.model.model.layers.0.self_attn.{}.lora_{}.weight"
@@ -84,9 +84,9 @@ def test_its_two_files_are_uploaded_with_the_base(study: Path) -> None:
 
 def test_they_lie_where_a_trained_adapter_would(study: Path) -> None:
     ref, _ = resolved(study)
-    leaves = _leaves({"base": ref.model_dump(mode="json")})
-    assert ("adapter", "adapter_config.json", file_hash(study / "mine" / "adapter_config.json")) in leaves
-    assert {folder for folder, _, _ in _leaves({"base": ref.bare.model_dump(mode="json")})} == {"base"}
+    found = leaves({"base": ref.model_dump(mode="json")})
+    assert ("adapter", "adapter_config.json", file_hash(study / "mine" / "adapter_config.json")) in found
+    assert {folder for folder, _, _ in leaves({"base": ref.bare.model_dump(mode="json")})} == {"base"}
 
 
 def test_a_sketch_names_what_is_missing_and_still_tells_adapter_and_base_apart(tmp_path: Path) -> None:

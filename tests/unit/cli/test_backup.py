@@ -1,6 +1,8 @@
 """Backup and restore on both databases, and between them."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -137,11 +139,86 @@ def test_what_is_no_backup_changes_nothing(home: Path, engine: Engine, tmp_path:
     before = everything(engine)
     for name, content in (("no.sqlite", b"no database at all, but long enough " * 50), ("empty.sqlite", b"")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(SetupError, match="not a store"):
+        with pytest.raises(SetupError, match="not a store that"):
             backup.restore(tmp_path / name, yes=True, as_json=True)
     with pytest.raises(SetupError, match="not a file"):
         backup.restore(tmp_path, yes=True, as_json=True)
     assert everything(engine) == before
+
+
+def refuse(path: Path, why: str) -> None:
+    with pytest.raises(SetupError, match=why):
+        backup.restore(path, yes=True, as_json=True)
+
+
+def use(home: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """The commands use the SQLite store of `home`; it is open, its newest rows in its -wal."""
+    monkeypatch.setattr(backup, "settings", lambda: Settings(home=home, database_url=None))
+    return open_store(f"sqlite:///{(home / 'store.sqlite').as_posix()}")
+
+
+def test_the_store_in_use_is_no_backup_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = use(tmp_path / "home", monkeypatch)
+    fill(engine, tmp_path / "home")
+    before, live = everything(engine), tmp_path / "home" / "store.sqlite"
+    os.link(live, tmp_path / "again.sqlite")
+    refuse(live, "the store in use")
+    refuse(tmp_path / "again.sqlite", "the store in use")
+    assert everything(engine) == before
+    engine.dispose()
+    refuse(live, "the store in use")  # also where it is one whole file, which a restore would change
+
+
+def test_a_store_that_no_backup_wrote_is_refused(home: Path, engine: Engine, tmp_path: Path) -> None:
+    """A copy of a store's file: it has every table and none of what was in its -wal."""
+    other = open_store(f"sqlite:///{(tmp_path / 'other.sqlite').as_posix()}")
+    shutil.copyfile(tmp_path / "other.sqlite", tmp_path / "copied.sqlite")
+    refuse(tmp_path / "other.sqlite", "in use")
+    refuse(tmp_path / "copied.sqlite", "not a store that")
+    other.dispose()
+    refuse(tmp_path / "other.sqlite", "not a store that")
+
+
+def test_a_backup_that_somebody_writes_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = use(tmp_path / "home", monkeypatch)
+    fill(engine, tmp_path / "home")
+    backup.backup(tmp_path / "kept", as_json=True)
+    store = only_store(tmp_path / "kept")
+    changed = open_store(f"sqlite:///{store.as_posix()}")
+    refuse(store, "in use")
+    changed.dispose()
+    backup.restore(store, yes=True, as_json=True)
+    with reading(engine) as session:  # a store that was restored is no backup itself
+        assert session.connection().exec_driver_sql("PRAGMA application_id").scalar() == 0
+    engine.dispose()
+
+
+def test_where_no_store_is_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backup, "settings", lambda: Settings(home=tmp_path / "mistyped", database_url=None))
+    with pytest.raises(SetupError, match="no store at"):
+        backup.backup(tmp_path / "kept", as_json=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_a_backup_is_its_owners_alone(
+    home: Path, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(engine, home)
+    kept = tmp_path / "kept"
+    for found in (False, True):  # a folder of an older backup is made private too
+        backup.backup(kept, as_json=True)
+        assert mode(kept) == mode(kept / "artifacts") == 0o700, found
+        assert {mode(path) for path in kept.glob("store-*.sqlite")} == {0o600}
+        (kept / "artifacts").chmod(0o755)
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("another file system")))
+    monkeypatch.setattr(backup, "file_hash", lambda _: SHA)
+    backup.backup(tmp_path / "elsewhere", as_json=True)
+    assert mode(path_of(tmp_path / "elsewhere" / "artifacts", SHA)) == 0o600
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
 
 
 def test_a_restore_asks_first(home: Path, engine: Engine, tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ import httpx
 import pytest
 
 from jsm_queue.cli import client
-from jsm_queue.errors import ConflictError, InternalError, JsmError, NotFoundError, SetupError, SpecFileError
+from jsm_queue.errors import (
+    ConflictError,
+    InternalError,
+    JsmError,
+    NotFoundError,
+    RequestError,
+    SetupError,
+    SpecFileError,
+)
 
 
 class Server(BaseHTTPRequestHandler):
@@ -81,6 +89,14 @@ def test_an_error_comes_back_as_what_was_raised(api: httpx.Client, status: int, 
         client.call(api, "GET", "/x")
     assert type(caught.value) is kind
     assert caught.value.fix
+
+
+def test_bytes_that_are_no_text_name_nothing(api: httpx.Client) -> None:
+    Server.replies["/jobs/%ED%B3%BF"] = (404, error("not_found"))
+    with pytest.raises(NotFoundError):
+        client.call(api, "GET", f"/jobs/{client.quoted(chr(0xDCFF))}")
+    with pytest.raises(RequestError, match="no text"):
+        client.call(api, "GET", "/jobs", params={"attempt": chr(0xDCFF)})
 
 
 def test_all_pages_are_read(api: httpx.Client) -> None:

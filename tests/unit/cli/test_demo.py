@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from jsm_queue import costs, planner
-from jsm_queue.cli import demo, plan, resolve, studies, up, view
+from jsm_queue.cli import demo, plan, probe, resolve, studies, up, view
 from jsm_queue.cli.supervisor import Part, Supervisor
 from jsm_queue.spec import read_spec
 
@@ -74,7 +74,7 @@ def test_on_a_gpu_the_real_model_is_trained_too() -> None:
 def test_a_gpu_counts_where_torch_can_use_it(
     monkeypatch: pytest.MonkeyPatch, gpus: dict[str, Any], torch: dict[str, Any], found: bool
 ) -> None:
-    monkeypatch.setattr(demo, "_probe", {"gpus": gpus, "torch": torch}.__getitem__)
+    monkeypatch.setattr(probe, "ask", {"gpus": gpus, "torch": torch}.__getitem__)
     assert demo.has_gpu() is found
 
 

@@ -13,9 +13,10 @@ from jsm_queue.cli import console
 from jsm_queue.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[3]
-STUDIES = ["plan", "submit", "status", "jobs", "cancel", "pause", "resume", "retry", "report"]
-COMMANDS = ["up", "down", "demo", "init", *STUDIES, "logs", "doctor", "backup", "restore", "collect", "worker"]
-WITH_DATA = [*STUDIES, "logs", "doctor", "backup", "restore", "collect", "worker list", "worker invite"]
+STUDIES = ["plan", "submit", "status", "watch", "jobs", "cancel", "pause", "resume", "retry", "report"]
+OTHERS = ["logs", "why", "doctor", "backup", "restore", "collect"]
+COMMANDS = ["up", "serve", "down", "demo", "init", *STUDIES, *OTHERS, "tls", "worker", "token"]
+WITH_DATA = [*(name for name in STUDIES if name != "watch"), *OTHERS, "worker list", "worker invite"]
 
 
 def jsm(*arguments: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -126,5 +127,29 @@ def test_a_spec_that_cannot_be_is_one_line(tmp_path: Path, text: str) -> None:
 
 
 def test_a_token_that_is_none_is_told(tmp_path: Path) -> None:
-    done = jsm("status", home=tmp_path, JSM_API_URL="http://127.0.0.1:1", JSM_TOKEN="あ")
-    assert (done.returncode, done.stderr.count("\n")) == (5, 1)
+    for token in ("あ", "secret\nwords", "secret words"):
+        done = jsm("status", home=tmp_path, JSM_API_URL="http://127.0.0.1:1", JSM_TOKEN=token)
+        assert (done.returncode, done.stderr.count("\n")) == (5, 1)
+        assert "secret" not in done.stdout + done.stderr
+
+
+def test_white_space_around_a_token_is_none_of_it(tmp_path: Path) -> None:
+    done = jsm("status", home=tmp_path, JSM_API_URL="http://127.0.0.1:1", JSM_TOKEN=" secret\n")
+    assert (done.returncode, "does not answer" in done.stderr) == (3, True)
+
+
+def test_a_worker_s_home_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = jsm("worker", "start", "--api", "http://127.0.0.1:1", "--home", str(tmp_path / "file" / "w"), home=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    assert "cannot be used" in done.stderr
+
+
+def test_a_broker_that_must_not_be_used_is_one_line(tmp_path: Path) -> None:
+    done = jsm("up", home=tmp_path / "home", JSM_BROKER_URL="redis://example.org")
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    assert "without TLS" in done.stderr
+
+
+def test_a_state_that_no_job_is_in_is_told(tmp_path: Path) -> None:
+    assert jsm("jobs", "study", "--state", "foo", home=tmp_path).returncode == 2

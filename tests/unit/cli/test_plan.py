@@ -57,7 +57,7 @@ def test_a_time_is_told_with_its_range_and_its_machine(minutes: tuple[float, flo
 
 
 def test_the_demo_study_is_planned_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "machine_for", lambda spec, facts: costs.machine_for(spec, facts, slots=2))
+    monkeypatch.setattr(plan, "machine_for", lambda spec, facts, *_: costs.machine_for(spec, facts, slots=2))
     study = str(Path(__file__).resolve().parents[3] / "examples" / "river" / "study.yaml")
     shown = CliRunner().invoke(app, ["plan", study, "--dry-run"])
     assert re.search(r"jobs, about \d+ min \(\d+–\d+\) on 2 CPU slots", shown.output)

@@ -1,12 +1,15 @@
 """What `jsm submit`, `status` and `jobs` print, against an api that always answers the same."""
 
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from jsm_queue.cli import client, studies
+from jsm_queue.cli import client, console, studies, watch
+from jsm_queue.errors import RequestError, SetupError
 
 STATES = ("waiting", "ready", "active", "done", "failed", "quarantined", "skipped")
 ADVICE = "2 jobs failed for good; to try them again give the study another name in "
@@ -98,3 +101,80 @@ def test_a_report_has_the_form_that_its_name_or_the_option_says(
         study = {"id": "a" * 64, "name": "small"}
         path = studies.write_report(http, study, tmp_path / output if output else None, markdown)
     assert (path.name, path.read_text(encoding="utf-8")) == (name, form)
+
+
+def write(path: Path) -> None:
+    echo = httpx.MockTransport(lambda request: httpx.Response(200, text="the report"))
+    with httpx.Client(base_url="http://api", transport=echo) as http:
+        studies.write_report(http, {"id": "a" * 64, "name": "small"}, path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes with a name are POSIX's")
+def test_a_report_goes_through_a_pipe_and_leaves_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()), daemon=True)
+    reader.start()
+    write(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+    reader.join(5)
+    assert read == ["the report"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need rights on Windows")
+@pytest.mark.parametrize("there", [True, False])
+def test_a_report_through_a_link_is_written_where_it_leads(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    if there:
+        (tmp_path / "file").write_text("old")
+    write(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "the report"
+
+
+def test_a_report_makes_no_folders(api: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="no folder"):
+        studies.report("small", tmp_path / "mistyped" / "x.html", markdown=False, as_json=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_the_jobs_ids_stay_whole_beside_long_messages(
+    api: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    monkeypatch.setattr(console.out, "_width", width)
+    ended = {"reason": "crashed", "message": "why " * 100}
+    api["listed"] = [job("failed", id="0123456789abcdef", error="no disk " * 100, ended=ended), job("done")]
+    studies.jobs("small", None, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["job", "0123456789ab", "donedonedone"]
+    assert "train failed" in lines[1] or width == 60
+
+
+def test_no_match_is_not_no_jobs(api: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    api["listed"] = []
+    studies.jobs("small", "quarantined", as_json=False)
+    assert capsys.readouterr().out == "no quarantined jobs\n"
+    with pytest.raises(RequestError, match="foo"):
+        studies.jobs("small", "foo", as_json=False)
+
+
+@pytest.mark.parametrize(("state", "failed", "status"), [("ended", 0, 0), ("ended", 2, 1), ("cancelled", 0, 1)])
+def test_watching_ends_with_the_study(
+    api: dict[str, Any], capsys: pytest.CaptureFixture[str], state: str, failed: int, status: int
+) -> None:
+    api |= {"state": state, "listed": []}
+    api["jobs"]["failed"] = failed
+    assert studies.follow("small") == status
+    said = capsys.readouterr().out
+    assert f"study {'a' * 12}   {state}" in said
+    assert (f"{ADVICE}its file" in said) == bool(failed)
+
+
+def test_ctrl_c_ends_the_watching_alone(api: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    api["state"] = "running"
+    monkeypatch.setattr(watch.time, "sleep", interrupted)
+    assert studies.follow("small") == 130

@@ -74,6 +74,14 @@ def test_a_part_that_cannot_start_is_told_with_its_log(keeper: supervisor.Superv
         keeper.wait_until(part, lambda: False, DEADLINE_S)
 
 
+def test_a_part_that_ends_with_an_error_is_told_by_it_alone(keeper: supervisor.Supervisor) -> None:
+    script = "print('Traceback of an older start'); raise SystemExit('error: No store. Start it')"
+    part = start(keeper, [sys.executable, "-c", script])
+    with pytest.raises(SetupError) as caught:
+        keeper.wait_until(part, lambda: False, DEADLINE_S)
+    assert caught.value.message == "part ended (exit status 1): No store. Start it"
+
+
 def test_a_start_that_fails_later_is_tried_again(keeper: supervisor.Supervisor, said: list[str]) -> None:
     ways = iter([SLEEPER, ["/no/such/program"]])
     part = keeper.start("part", lambda: processes.spawn(next(ways, SLEEPER), keeper.logs / "part.log"))

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from api.routes.studies import _parse_inputs
-from api.routes.worker import _leaves
 from jsm_queue.canonical import content_hash, file_hash
 from jsm_queue.cli.judgefiles import judge_files
 from jsm_queue.data.rubrics import RUBRICS
@@ -15,6 +14,7 @@ from jsm_queue.kinds import FileRef, Inputs, JobDraft, JudgeInputs, JudgeParams,
 from jsm_queue.planner import Study, plan
 from jsm_queue.scheduler import OpenSlot, ReadyJob, assign
 from jsm_queue.spec import JudgeSpec
+from jsm_queue.store.access import leaves
 from tests.unit.studies import inputs, sha, spec
 
 FILE = FileRef(sha=sha("judge"), suffix=".gguf")
@@ -66,11 +66,11 @@ def test_params_are_read_again_from_the_store() -> None:
 
 def test_a_gguf_judge_gets_its_file_and_a_gpu_and_the_others_neither() -> None:
     (job, *_) = judge_jobs(GGUF, JudgeInputs(rubric="R", file=FILE))
-    assert _leaves(job.params) == [("judge", "judge.gguf", FILE.sha)]
+    assert leaves(job.params) == [("judge", "judge.gguf", FILE.sha)]
     assert on_gpu("judge", job.params)
     for judge, given in (({}, None), (REMOTE, JudgeInputs(rubric="R"))):
         (job, *_) = judge_jobs(judge, given)
-        assert _leaves(job.params) == [] and not on_gpu("judge", job.params)
+        assert leaves(job.params) == [] and not on_gpu("judge", job.params)
 
 
 @pytest.mark.parametrize(("gpu", "slot"), [(True, 0), (False, 1)])

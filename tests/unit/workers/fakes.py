@@ -4,20 +4,35 @@ import textwrap
 from pathlib import Path
 
 from jsm_queue.kinds import JudgeParams
+from jsm_queue.protocol import AttemptReport
 from jsm_queue.spec import JudgeSpec
-from workers.runner import JobLine
+from workers.board import Held
+from workers.lines import JobLine
 
 PROGRAM = textwrap.dedent(
     """
     import os, sys, time, types
     from jsm_queue.errors import DataError, SetupError
     from jsm_queue.protocol import RecordIn
-    from workers import runner
+    from workers import runner, safepoints
     from workers.work import Outcome
+
+    safepoints.CHECKPOINT_S = 0.01
+
+    def steps(work):
+        "Steps from where it was, until there is enough."
+        begun = int(work.resume.read_text(encoding="utf-8")) if work.resume else 0
+        for step in range(begun + 1, 2001):
+            time.sleep(0.005)
+            work.checkpoint(step, lambda: str(step).encode())
+            work.progress(step, 2000, {"begun": begun})
+            if (work.inputs / "enough").exists():
+                return Outcome([], {"begun": begun, "steps": step, "ooms": work.ooms})
 
     def run(work):
         wish = (work.inputs / "wish").read_text(encoding="utf-8")
         print("the kind says:", wish)
+        if wish == "steps": return steps(work)
         work.progress(1, 2, {"loss": 2.5, "bad": float("nan")})
         if wish == "sleep": time.sleep(600)
         if wish == "die": os._exit(9)
@@ -49,8 +64,13 @@ PROGRAM = textwrap.dedent(
 PARAMS = JudgeParams(judge=JudgeSpec(), split="bench").model_dump(mode="json")
 
 
+def held(attempt: str = "a1b2c3d4") -> Held:
+    """An attempt of which nothing is wished but that it runs."""
+    return Held(AttemptReport(attempt=attempt, phase="running"))
+
+
 def job(folder: Path, wish: str, attempt: str = "a1b2c3d4") -> JobLine:
-    """A job that does what `wish` says."""
+    """A job that does what `wish` says. Its checkpoints go beside its inputs."""
     (folder / "inputs").mkdir(parents=True, exist_ok=True)
     (folder / "out").mkdir(exist_ok=True)
     (folder / "inputs" / "wish").write_text(wish, encoding="utf-8")
@@ -63,4 +83,5 @@ def job(folder: Path, wish: str, attempt: str = "a1b2c3d4") -> JobLine:
         device="cpu",
         threads=1,
         provenance={"worker": "test"},
+        checkpoints=folder / "checkpoints",
     )

@@ -1,6 +1,5 @@
 """From a bell to a result or an end, with a pretended api and a slot that does as it is told."""
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,20 @@ import pytest
 
 from jsm_queue.broker import AttemptEnded
 from jsm_queue.errors import JsmError, ModelError, NotFoundError
-from jsm_queue.protocol import Bell, EndReason, EndRequest, ResultRequest
+from jsm_queue.protocol import AttemptReport, Bell, EndReason, EndRequest, ResultRequest
 from tests.unit.workers.fakes import PARAMS
 from workers.attempts import Attempts
-from workers.board import Board
+from workers.board import Board, Ended, Held
 from workers.cache import Cache
+from workers.checkpoints import Checkpoints
 from workers.client import Client
 from workers.hardware import SlotPlan
+from workers.lines import EventLine, JobLine
 from workers.logstream import LogStream
 from workers.outbox import Outbox
-from workers.runner import RESULT, JobLine, write_result
+from workers.runner import RESULT, write_result
 from workers.session import Session
-from workers.slots import Ended
+from workers.slots import OnEvent
 
 ATTEMPT = "a1a1a1a1"
 BELL = Bell(run="b2b2b2b2", attempts=[ATTEMPT], study="s", label="judge")
@@ -45,13 +46,14 @@ class FakeSlot:
     plan, warm_base = PLAN, None
 
     def __init__(self, does: Callable[[JobLine], Ended | None], log: Path) -> None:
-        self.does, self.jobs, self.log = does, [], log
+        self.does, self.jobs, self.log = does, list[JobLine](), log
 
     def put_log_aside(self) -> int:
         return 0
 
-    def run(self, job: JobLine, base: str | None, stall_s: float, stop: threading.Event, note: object) -> Ended | None:
+    def run(self, job: JobLine, base: str | None, stall_s: float, held: Held, on_event: OnEvent) -> Ended | None:
         self.jobs.append(job)
+        self.tell = on_event
         return self.does(job)
 
 
@@ -74,24 +76,26 @@ class Told:
 
 
 class Parts:
-    """The attempts of a worker with one slot and 8 cores, which claims `grant` at each bell."""
+    """The attempts of a worker with one slot and 8 cores, which claims `grants` at each bell."""
 
-    def __init__(self, home: Path, does: Callable[[JobLine], Ended | None], grant: dict[str, Any] = GRANT) -> None:
-        answer = httpx.Response(200, json={"slot": 0, "attempts": [grant]})
+    def __init__(self, home: Path, does: Callable[[JobLine], Ended | None], *grants: dict[str, Any]) -> None:
+        answer = httpx.Response(200, json={"slot": 0, "attempts": grants or [GRANT]})
         client = Client("http://api", "secret")
         client._http = httpx.Client(base_url="http://api", transport=httpx.MockTransport(lambda _: answer))
         self.board, self.box, self.slot, self.told = Board([PLAN]), Outbox(home), FakeSlot(does, home / "log"), Told()
         session = Session(client, self.board, [PLAN], home, lambda _: None)
         session.boot_id = "d4d4d4d4"
+        cache = Cache(home / "cache", client)
         self.attempts = Attempts(
             home=home,
             client=client,
             session=session,
             board=self.board,
             slots={0: self.slot},  # type: ignore[dict-item]
-            cache=Cache(home / "cache", client),
+            cache=cache,
             outbox=self.box,
             delivery=self.told,  # type: ignore[arg-type]
+            checkpoints=Checkpoints(home, client, cache, self.told.end, lambda _: None),
             logstream=LogStream(client),
             cores=8,
             provenance={},
@@ -120,7 +124,7 @@ def test_a_finished_job_is_a_result_and_its_inputs_go(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ended", "reason"),
     [
-        (Ended("cancelled", "no longer wanted"), "released"),
+        (Ended("released", "its worker left the pool"), "released"),
         (Ended("crashed", "the runner died by SIGTERM"), "released"),
         (Ended("oom", "no room"), "oom"),
         (Ended("error", "line 3 is empty"), "error"),
@@ -197,3 +201,64 @@ def test_latency_has_all_cores(tmp_path: Path, kind: str, params: dict[str, Any]
     parts = Parts(tmp_path, finish, GRANT | {"kind": kind, "params": params})
     parts.ring()
     assert parts.slot.jobs[0].threads == threads
+
+
+def test_checkpoints_and_what_the_job_needs_less_of_reach_the_runner(tmp_path: Path) -> None:
+    def first(job: JobLine) -> Ended:
+        assert job.checkpoints and (job.resume, job.position, job.charges, job.ooms) == (None, 0, 1, 2)
+        job.checkpoints.mkdir(parents=True)
+        path = job.checkpoints / "7.1.checkpoint"
+        path.write_bytes(b"state")
+        parts.slot.tell(EventLine(event="checkpoint", attempt=ATTEMPT, position=7, path=path, size=5))
+        return Ended("oom", "no room")
+
+    parts = Parts(tmp_path, first, GRANT | {"charges": 1, "ooms": 2})
+    parts.ring()
+    assert parts.told.reasons == ["oom"]
+
+    again = Parts(tmp_path, finish, GRANT | {"charges": 1, "ooms": 3})
+    again.ring()
+    [line] = again.slot.jobs
+    assert line.resume and (line.resume.name, line.position, line.ooms) == ("7.1.checkpoint", 7, 3)
+    assert again.told.results == [ATTEMPT]
+    assert not list((tmp_path / "checkpoints").iterdir()), "nobody goes on from them any more"
+
+
+def test_each_attempt_of_a_run_has_its_own_folders_and_end_and_a_release_reaches_all(tmp_path: Path) -> None:
+    def release(job: JobLine) -> Ended | None:
+        if job.attempt == ATTEMPT:
+            return finish(job)
+        parts.board.owner_wishes(0, "release", "a game runs")
+        return Ended("released", "a game runs")
+
+    others = [GRANT | {"attempt": f"{i}1f1f1f1", "job": f"{i}3c3c3c3"} for i in (1, 2, 3)]
+    parts = Parts(tmp_path, release, GRANT, *others)
+    parts.ring()
+    assert parts.told.results == [ATTEMPT]
+    assert [attempt for attempt, _ in parts.told.ends] == [other["attempt"] for other in others]
+    assert {(end.reason, end.message) for _, end in parts.told.ends} == {("released", "a game runs")}
+    lines = parts.slot.jobs
+    assert [line.attempt for line in lines] == [ATTEMPT, others[0]["attempt"]], "the others never began"
+    assert len({line.folder for line in lines}) == len({line.checkpoints for line in lines}) == 2
+
+
+def test_what_is_claimed_for_a_kept_slot_is_given_back(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, finish)
+    parts.board.owner_wishes(0, "pause", "a game runs")
+    parts.ring()
+    assert parts.told.reasons == ["released"] and parts.slot.jobs == []
+
+
+def test_progress_and_pauses_are_noted(tmp_path: Path) -> None:
+    def stand(job: JobLine) -> None:
+        parts.slot.tell(EventLine(event="progress", attempt=ATTEMPT, position=3, total=9, metrics={"loss": 1.0}))
+        parts.board.owner_wishes(0, "pause", "a game runs")
+        parts.slot.tell(EventLine(event="paused", attempt=ATTEMPT))
+        seen.extend(parts.board.attempt_reports())
+        finish(job)
+
+    seen: list[AttemptReport] = []
+    parts = Parts(tmp_path, stand)
+    parts.ring()
+    [report] = seen
+    assert (report.position, report.total, report.paused) == (3, 9, "a game runs")

@@ -1,5 +1,6 @@
 """The cache against a real HTTP server with ranges; what is removed first."""
 
+import errno
 import hashlib
 import http.server
 import os
@@ -208,3 +209,92 @@ def test_room_is_made_for_what_comes(cache: Cache, monkeypatch: pytest.MonkeyPat
     assert whole.exists() and hub.exists()
     cache.make_room(len(BODY))
     assert not whole.exists() and hub.exists()
+
+
+def disk(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    usage = caching.shutil._ntuple_diskusage(free, 0, free)
+    monkeypatch.setattr(caching.shutil, "disk_usage", lambda _: usage)
+
+
+def test_what_the_disk_cannot_hold_is_not_begun(
+    cache: Cache, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk(monkeypatch, len(BODY) - 1)
+    inputs = [InputFile(folder="base", name="model.safetensors", sha=SHA, size=len(BODY))]
+    with pytest.raises(OSError, match=f"{len(BODY)} bytes are needed") as caught:
+        cache.build(inputs, tmp_path / "inputs", threading.Event())
+    assert caught.value.errno == errno.ENOSPC
+    assert served.ranges == []
+
+
+def test_two_attempts_do_not_both_count_on_the_same_room(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk(monkeypatch, 1000)
+    with cache.reserve(600) as first:
+        with pytest.raises(OSError, match="other attempts still take 600, of 1000"), cache.reserve(500):
+            pass
+        first.arrived(200)  # they are on the disk: what is free is less by them
+        disk(monkeypatch, 800)
+        with cache.reserve(400), pytest.raises(OSError, match="still take 800"), cache.reserve(1):
+            pass
+    with cache.reserve(800):
+        pass
+
+
+def test_a_part_that_is_here_is_not_reserved_again(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cache.root / "partial").mkdir(parents=True)
+    (cache.root / "partial" / SHA).write_bytes(BODY[:-1000])
+    disk(monkeypatch, 1000)
+    inputs = [InputFile(folder="base", name="model.safetensors", sha=SHA, size=len(BODY))]
+    cache.build(inputs, tmp_path / "inputs", threading.Event())
+    assert (tmp_path / "inputs" / "base" / "model.safetensors").read_bytes() == BODY
+
+
+def test_what_an_attempt_has_in_its_folder_stays(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = hashlib.sha256(b"other").hexdigest()
+    cache.path_of(other).parent.mkdir(parents=True)
+    cache.path_of(other).write_bytes(b"other")
+    inputs = [InputFile(folder="base", name="model.safetensors", sha=SHA, size=len(BODY))]
+    cache.build(inputs, tmp_path / "inputs", threading.Event())
+    os.utime(cache.path_of(SHA), (1, 1))
+    disk(monkeypatch, 1000)
+    cache.make_room(900)
+    assert cache.path_of(SHA).exists() and not cache.path_of(other).exists()
+    (tmp_path / "inputs" / "base" / "model.safetensors").unlink()
+    cache.make_room(900)
+    assert not cache.path_of(SHA).exists()
+
+
+def test_a_limit_is_kept_by_removing_the_longest_unused(served: Served, cache: Cache) -> None:
+    limited = Cache(cache.root, cache._client, limit=len(BODY) + 500)
+    for age, name in enumerate(("newer", "older"), start=1):
+        path = limited.path_of(hashlib.sha256(name.encode()).hexdigest())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 400)
+        os.utime(path, (100 - age, 100 - age))
+    with limited.reserve(len(BODY)):
+        pass
+    left = {path.name for path in limited.root.glob("??/*")}
+    assert left == {hashlib.sha256(b"newer").hexdigest()}
+
+
+def test_what_is_held_is_told_the_newest_first(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caching, "HOLDS", 2)
+    names = [hashlib.sha256(bytes([n])).hexdigest() for n in range(3)]
+    for age, name in enumerate(names):
+        cache.path_of(name).parent.mkdir(parents=True, exist_ok=True)
+        cache.path_of(name).write_bytes(b"x")
+        os.utime(cache.path_of(name), (100 - age, 100 - age))
+    assert cache.holds() == names[:2]
+
+
+def test_what_broke_off_long_ago_makes_room_too(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cache.root / "partial").mkdir(parents=True)
+    (cache.root / "partial" / SHA).write_bytes(b"x" * 1000)
+    half = cache.root / "hub" / "owner--name@abc"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"x" * 1000)
+    disk(monkeypatch, 500)
+    cache.make_room(400)
+    assert not (cache.root / "partial" / SHA).exists() and not half.exists()

@@ -3,14 +3,18 @@
 import hashlib
 import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import pytest
 
+from jsm_queue import tls
 from jsm_queue.errors import (
     AuthError,
     ConflictError,
+    ForbiddenError,
     GoneError,
     JsmError,
     ModelError,
@@ -40,7 +44,7 @@ def error(status: int) -> Answer:
     ("status", "kind"),
     [
         (401, AuthError),
-        (403, AuthError),
+        (403, ForbiddenError),
         (404, NotFoundError),
         (409, ConflictError),
         (410, GoneError),
@@ -189,3 +193,38 @@ def test_a_refusal_ends_patience() -> None:
 
     with pytest.raises(ConflictError):
         patiently(call, threading.Event(), lambda _: None)
+
+
+def test_an_api_is_known_by_its_authority_and_by_no_other(tmp_path: Path) -> None:
+    made, other = (tls.make(tmp_path / name, []) for name in ("made", "other"))
+    server = HTTPServer(("127.0.0.1", 0), Answering)
+    server.socket = tls.server_context(made.certificate, made.key).wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"https://127.0.0.1:{server.server_port}"
+    try:
+        known = Client(url, "secret", tls.read_ca(made.ca))
+        assert known.get("/v1/worker/broker", BrokerReply).queue == "q"
+        for ca in (None, tls.read_ca(other.ca)):
+            with pytest.raises(Unreachable, match="not this pool's; nothing is sent"):
+                Client(url, "secret", ca).get("/v1/worker/broker", BrokerReply)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert Answering.asked == ["Bearer secret"]
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Answers as the api does, and keeps the tokens that it heard."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.headers["Authorization"])
+        body = b'{"broker_url": "redis://127.0.0.1:1/0", "queue": "q"}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""

@@ -76,6 +76,39 @@ def test_the_torch_build_is_known_without_importing_it(
     assert hardware.torch_cuda() == version
 
 
+def test_what_is_not_installed_is_lacking_with_the_command() -> None:
+    def without(*missing: str) -> dict[str, str]:
+        return hardware.lacks(lambda module: module not in missing)
+
+    assert without() == {}
+    assert set(without("torch")) == {"train", "score", "convert", "parity", "latency"}
+    assert set(without("llama_cpp")) == {"answer", "latency", "convert", "judge", "parity"}
+    quantized = without("bitsandbytes")
+    assert set(quantized) == {"train", "score"} and "NF4" in quantized["train"]
+    assert without("llama_cpp")["judge"].endswith("python -m pip install llama-cpp-python")
+    everything = hardware.lacks(lambda _: False)
+    assert "prepare" not in everything and max(map(len, everything.values())) <= 500
+    assert "NF4" not in everything["train"], "it lacks more than that"
+
+
+def test_a_driver_that_nvml_does_not_know_is_asked_for_by_its_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware.nvml, "driver", lambda: None)
+    monkeypatch.setattr(hardware, "_nvidia_smi", lambda fields: "580.95.05\n580.95.05\n" if "driver" in fields else "")
+    assert hardware.driver() == "580.95.05"
+    monkeypatch.setattr(hardware, "_nvidia_smi", lambda _: "")
+    assert hardware.driver() is None
+
+
+def test_devices_come_from_nvml_or_from_nvidias_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(hardware.nvml, "devices", lambda: [(SMALL.name, SMALL.uuid, SMALL.memory, SMALL.free)])
+    assert hardware.list_gpus() == [SMALL]
+    monkeypatch.setattr(hardware.nvml, "devices", lambda: None)
+    line = f"{BIG.name}, {BIG.uuid}, 81559, 80000\n"
+    monkeypatch.setattr(hardware, "_nvidia_smi", lambda _: line)
+    assert hardware.list_gpus() == [BIG]
+
+
 def test_this_machine_describes_itself() -> None:
     machine = hardware.describe(hardware.list_gpus())
     assert machine.cores >= 1 and machine.memory_bytes > 0

@@ -16,7 +16,7 @@ from jsm_queue.errors import DataError, JsmError
 from jsm_queue.kinds import KINDS
 from jsm_queue.protocol import ResultRequest
 from tests.unit.workers.fakes import PARAMS, PROGRAM, job
-from workers import runner
+from workers import runner, safepoints
 from workers.runner import EventLine, JobLine
 from workers.work import Outcome
 
@@ -164,16 +164,15 @@ def test_the_crash_point_kills_it_in_the_middle_of_a_job(tmp_path: Path) -> None
 
 def test_progress_is_said_at_most_every_half_second_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [10.0]
-    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(safepoints, "time", SimpleNamespace(monotonic=lambda: now[0]))
     said: list[EventLine] = []
-    monkeypatch.setattr(runner, "_say", lambda _, event: said.append(event))
-    progress = runner.Progress("a1b2c3d4", sys.stdout.buffer)
+    progress = safepoints.Progress("a1b2c3d4", said.append)
     for position, now[0] in enumerate([10.0, 10.1, 10.4, 10.6, 10.7]):
         progress(position, 5, {str(i): 1.0 for i in range(20)})
     assert [event.position for event in said] == [0, 3]
     progress.flush()
     assert [event.position for event in said] == [0, 3, 4]
-    assert len(said[0].metrics) == runner.MAX_METRICS
+    assert len(said[0].metrics) == safepoints.MAX_METRICS
 
 
 def test_files_are_listed_with_hash_and_size(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import httpx
 
 from jsm_queue.protocol import Hardware, HeartbeatRequest, HelloRequest
 from tests.waiting import wait_for
-from workers.board import Board
+from workers.board import WORKER_PAUSED, Board
 from workers.client import Client
 from workers.hardware import SlotPlan
 from workers.session import Session
@@ -36,6 +36,23 @@ def test_who_leaves_says_that_no_slot_is_free(tmp_path: Path) -> None:
     assert beats[-1].disk_free
 
 
+def test_what_the_api_wants_of_the_worker_reaches_the_board(tmp_path: Path) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        reply = {"control_rev": 1, "desired": {"a1a1a1a1": "run"}, "worker": "pause"}
+        return httpx.Response(200, json=reply if request.url.path.endswith("/control") else {"control_rev": 1})
+
+    client = Client("http://api", "secret")
+    client._http = httpx.Client(base_url="http://api", transport=httpx.MockTransport(answer))
+    board = Board(PLANS)
+    held = board.begin("a1a1a1a1", 0)
+    session = Session(client, board, PLANS, tmp_path, lambda _: None)
+    session.boot_id = "d4d4d4d4"
+    session.start()
+    wait_for(lambda: held and held.wish == "pause", "the pause")
+    assert [slot.hold for slot in board.slot_reports({})] == [WORKER_PAUSED] * 2
+    board.leave()
+
+
 def test_a_restored_store_gets_a_new_hello_and_what_runs_goes_on(tmp_path: Path) -> None:
     hellos: list[HelloRequest] = []
     restored: list[bool] = []
@@ -58,16 +75,18 @@ def test_a_restored_store_gets_a_new_hello_and_what_runs_goes_on(tmp_path: Path)
     client = Client("http://api", "secret")
     client._http = httpx.Client(base_url="http://api", transport=httpx.MockTransport(answer))
     board, gone = Board(PLANS), []
-    session = Session(client, board, PLANS, tmp_path, gone.append)
+    session = Session(client, board, PLANS, tmp_path, gone.append, lambda: ["ab" * 32])
     session.hello(MACHINE, [])
-    running = board.begin("a1a1a1a1")
-    board.begin("b2b2b2b2")
+    running = board.begin("a1a1a1a1", 0)
+    board.begin("b2b2b2b2", 0)
     board.delivering("b2b2b2b2")
     session.start()
     restored.append(True)
     wait_for(lambda: len(hellos) == 2, "the second hello")
     wait_for(lambda: session.boot_id == hellos[1].boot_id, "the new session")
     assert hellos[1].undelivered == ["b2b2b2b2"]
+    assert running and running.wish == "run"
     board.leave()
     assert gone == [] and len(hellos) == 2
-    assert running and not running.released
+    assert [hello.holds for hello in hellos] == [["ab" * 32]] * 2
+    assert hellos[0].slots[0].vram_total >= hellos[0].slots[0].vram_free > 0

@@ -1,6 +1,7 @@
 """A slot and its real runner process: jobs, stalls, cancels, crashes, warmth, logs."""
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,12 +9,15 @@ import psutil
 import pytest
 
 from jsm_queue import processes
-from tests.unit.workers.fakes import PROGRAM, job
+from jsm_queue.protocol import Desired, ResultRequest
+from tests.unit.workers.fakes import PROGRAM, held, job
 from tests.waiting import wait_for
-from workers import slots
+from workers import checkpointfolder, slots
+from workers.board import Ended, Wish
 from workers.hardware import SlotPlan
-from workers.runner import RESULT, EventLine
-from workers.slots import Ended, Slot
+from workers.lines import EventLine, JobLine
+from workers.runner import RESULT
+from workers.slots import Slot
 
 STALL_S = 30.0
 
@@ -27,7 +31,7 @@ def slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slot]:
 
 
 def run(slot: Slot, folder: Path, wish: str, stall_s: float = STALL_S, base: str | None = None) -> Ended | None:
-    return slot.run(job(folder, wish), base, stall_s, threading.Event(), lambda _: None)
+    return slot.run(job(folder, wish), base, stall_s, held(), lambda _: None)
 
 
 def runner_pid(slot: Slot) -> int | None:
@@ -37,7 +41,7 @@ def runner_pid(slot: Slot) -> int | None:
 
 def test_a_job_leaves_its_result_and_a_warm_runner(slot: Slot, tmp_path: Path) -> None:
     seen: list[EventLine] = []
-    assert slot.run(job(tmp_path / "1", "ok"), "base", STALL_S, threading.Event(), seen.append) is None
+    assert slot.run(job(tmp_path / "1", "ok"), "base", STALL_S, held(), seen.append) is None
     assert (tmp_path / "1" / "out" / RESULT).exists()
     assert (seen[0].position, seen[0].total) == (1, 2)
     assert slot.warm_base == "base"
@@ -78,21 +82,106 @@ def test_silence_is_a_stall(slot: Slot, tmp_path: Path) -> None:
     assert runner_pid(slot) is None
 
 
+class Running:
+    """A job in a slot, in a thread, and what the slot hears of it."""
+
+    def __init__(self, slot: Slot, line: JobLine, stall_s: float = STALL_S) -> None:
+        self.line, self.held, self.events = line, held(), list[EventLine]()
+        self._ended: list[Ended | None] = []
+        run = lambda: self._ended.append(slot.run(line, None, stall_s, self.held, self.events.append))  # noqa: E731
+        self._thread = threading.Thread(target=run)
+        self._thread.start()
+        wait_for(lambda: self.seen("progress"), "the first progress")
+
+    def wish(self, wish: Desired) -> None:
+        self.held.obey(Wish(wish, "a game runs"))
+
+    def seen(self, event: str) -> int:
+        return sum(each.event == event for each in self.events)
+
+    def ended(self) -> Ended | None:
+        self._thread.join(30)
+        return self._ended[0]
+
+
 def test_a_stop_kills_the_runner(slot: Slot, tmp_path: Path) -> None:
-    stop, seen = threading.Event(), threading.Event()
-    found: list[Ended | None] = []
-
-    def work() -> None:
-        found.append(slot.run(job(tmp_path, "sleep"), None, STALL_S, stop, lambda _: seen.set()))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert seen.wait(20)
+    running = Running(slot, job(tmp_path, "sleep"))
     pid = runner_pid(slot)
-    stop.set()
-    thread.join(20)
-    assert found[0] and found[0].reason == "cancelled"
+    running.wish("stop")
+    ended = running.ended()
+    assert ended and ended.reason == "cancelled"
     assert pid and not psutil.pid_exists(pid)
+    assert running.seen("saved") == 0
+
+
+def test_a_release_kills_the_runner_after_a_last_checkpoint(slot: Slot, tmp_path: Path) -> None:
+    running = Running(slot, job(tmp_path, "steps"))
+    pid = runner_pid(slot)
+    running.wish("release")
+    ended = running.ended()
+    assert ended and (ended.reason, ended.message) == ("released", "a game runs")
+    assert pid and not psutil.pid_exists(pid)
+    saved, last = running.events[-1], running.events[-2]
+    assert saved.event == "saved" and last.event in ("checkpoint", "progress")
+    newest = checkpointfolder.list_checkpoints(tmp_path / "checkpoints")[-1]
+    assert newest.position == saved.position > 0 and newest.path.read_text(encoding="utf-8") == str(saved.position)
+
+
+def test_a_release_waits_for_no_kind_that_saves_nothing(
+    slot: Slot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "SAVE_S", 0.2)
+    running = Running(slot, job(tmp_path, "sleep"))
+    running.wish("release")
+    ended = running.ended()
+    assert ended and ended.reason == "released" and running.seen("saved") == 0
+
+
+def test_a_pause_holds_the_steps_and_is_no_stall(slot: Slot, tmp_path: Path) -> None:
+    running = Running(slot, job(tmp_path, "steps"), stall_s=1.0)
+    running.wish("pause")
+    wait_for(lambda: running.seen("paused"), "the pause")
+    stood = running.seen("progress")
+    began = time.monotonic()
+    wait_for(lambda: time.monotonic() - began > 1.5, "longer than a stall")
+    assert running.seen("progress") == stood
+    newest = checkpointfolder.list_checkpoints(tmp_path / "checkpoints")[-1]
+    running.wish("run")
+    wait_for(lambda: running.seen("progress") and running.events[-1].position > newest.position, "more steps")
+    (tmp_path / "inputs" / "enough").touch()
+    assert running.ended() is None
+    result = ResultRequest.model_validate_json((running.line.folder / RESULT).read_bytes())
+    assert result.metrics["begun"] == 0
+    assert result.provenance["seconds"] < time.monotonic() - began + 1.5, "it stood still for longer than that"
+
+
+def test_a_release_ends_what_stands_still(slot: Slot, tmp_path: Path) -> None:
+    running = Running(slot, job(tmp_path, "steps"))
+    running.wish("pause")
+    wait_for(lambda: running.seen("paused"), "the pause")
+    running.wish("release")
+    ended = running.ended()
+    assert ended and ended.reason == "released" and running.seen("saved") == 1
+
+
+def test_a_job_goes_on_from_its_checkpoint_after_its_runner_was_killed(slot: Slot, tmp_path: Path) -> None:
+    running = Running(slot, job(tmp_path, "steps"))
+    wait_for(lambda: running.seen("checkpoint") > 2, "checkpoints")
+    pid = runner_pid(slot)
+    assert pid
+    processes.kill_tree(pid)
+    ended = running.ended()
+    assert ended and ended.reason == "crashed"
+    found = checkpointfolder.list_checkpoints(tmp_path / "checkpoints")
+    assert len(found) == checkpointfolder.KEPT
+    newest = found[-1]
+    line = job(tmp_path, "steps").model_copy(update={"resume": newest.path, "position": newest.position, "ooms": 2})
+    (tmp_path / "inputs" / "enough").touch()
+    again = Running(slot, line)
+    assert again.ended() is None
+    result = ResultRequest.model_validate_json((line.folder / RESULT).read_bytes())
+    assert result.metrics == {"begun": newest.position, "steps": newest.position + 1, "ooms": 2}
+    assert result.provenance["resumed_from"] == newest.position
 
 
 def test_the_tail_holds_the_jobs_own_lines_only(slot: Slot, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 def upgrade() -> None:
     """0002 → 0003."""
     op.add_column("worker", sa.Column("state", TEXT, nullable=False, server_default="active"))
+    op.add_column("worker", sa.Column("hello_at", sa.Float(), nullable=False, server_default="0"))
     op.add_column("worker", sa.Column("broker_secret_hash", TEXT, nullable=True))
     op.add_column("slot", sa.Column("vram_total", BIG, nullable=False, server_default="0"))
     op.add_column("slot", sa.Column("hold", TEXT, nullable=True))
@@ -27,6 +28,12 @@ def upgrade() -> None:
         sa.Column("worker", TEXT, sa.ForeignKey("worker.id"), primary_key=True),
     )
     op.create_index("ix_artifact_at_worker", "artifact_at", ["worker"])
+    op.create_table(
+        "artifact_from",
+        sa.Column("sha", TEXT, primary_key=True),
+        sa.Column("worker", TEXT, sa.ForeignKey("worker.id"), primary_key=True),
+    )
+    op.create_index("ix_artifact_from_worker", "artifact_from", ["worker"])
     op.create_table(
         "cost_sample",
         sa.Column("attempt", TEXT, primary_key=True),

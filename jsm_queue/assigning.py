@@ -1,0 +1,230 @@
+"""From the store to the scheduler and back: the ready jobs, the slots, what is known of both; and the offers."""
+
+import logging
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Engine, Row
+from sqlmodel import Session, col, func, select
+
+from jsm_queue import lifecycle, logs, scheduler
+from jsm_queue.costs import PRIOR, Costs
+from jsm_queue.crashpoints import within
+from jsm_queue.kinds import on_gpu
+from jsm_queue.lifecycle.attempts import CHARGING
+from jsm_queue.protocol import Bell
+from jsm_queue.scheduler import Files, Offer, OpenSlot, ReadyJob
+from jsm_queue.store import costs, places, queries, works
+from jsm_queue.store import tables as t
+from jsm_queue.store.database import reading, writing
+from jsm_queue.store.works import Known
+
+logger = logging.getLogger(__name__)
+
+Ring = Callable[[str, str, Bell], None]
+"""ring(worker, kind, bell): send the message; may raise when the broker is away."""
+
+DISK_PAUSE_S = 60.0  # how long a worker that says nothing of its disk does not get a job again that filled it
+JUDGE_PAUSES_S = (120.0, 600.0)  # after the first charge of a job whose judge is a server, after each further one
+STAGES = ("scale", "bases", "quantization")
+KIND_ORDER = ("prepare", "train", "score", "convert", "answer", "judge", "parity", "latency")
+LOCATED = ("answer", "parity")  # kinds whose inputs are so big that it matters where they lie
+LOCATED_JOBS = 2000  # with more ready ones every slot finds something anyway
+ROOMY = 60e9  # bytes of disk with which nobody asks whether a job's inputs fit
+LEAST_LEFT = 0.2  # of the time that it ran: what a run that takes longer than was thought will still take
+FAR = 0.1  # of its way: from there on a run's own pace says how long it takes
+FREEING_S = 2.0  # from a whole result to the report that its slot is free
+
+
+def assign(engine: Engine, ring: Ring, now: float) -> None:
+    """Offer ready jobs to the slots that are free, and ring."""
+    with reading(engine) as session:
+        learned = costs.learned(session)
+        slots = open_slots(session, now, learned)
+        if not any(slot.free for slot in slots):
+            return
+        offers = scheduler.assign(ready_jobs(session, now), slots, learned)
+        labels = _labels(session, [offer.jobs[0] for offer in offers])
+    for offer in offers:
+        study, label = labels[offer.jobs[0]]
+        run_id, attempt_ids = uuid.uuid4().hex, [uuid.uuid4().hex for _ in offer.jobs]
+        with logs.about(study=study), writing(engine) as session:
+            offered = lifecycle.offer(session, offer, run_id, attempt_ids, now)
+        if offered:
+            with within(offer.jobs[0]):
+                _ring(ring, offer, Bell(run=run_id, attempts=offered, study=study, label=label))
+
+
+def _ring(ring: Ring, offer: Offer, bell: Bell) -> None:
+    try:
+        ring(offer.worker, offer.kind, bell)
+    except Exception as error:  # whatever the transport raises: the offer ends unclaimed and is made again
+        logger.warning("the queue cannot be reached (%s); the offer of run %s will be made again", error, bell.run)
+
+
+def ready_jobs(session: Session, now: float) -> list[ReadyJob]:
+    """The ready jobs of running studies, each with what the scheduler must know of it."""
+    resting = _resting(session, now)
+    rows = [row for row in queries.ready_jobs(session) if row.id not in resting]
+    known = _known(session, {row.study for row in rows})
+    excluded = _excluded(session, rows, now)
+    located = places.of_inputs(session, LOCATED) if 0 < len(rows) <= LOCATED_JOBS else {}
+    bases = _base_files(session, known)
+    jobs: dict[str, ReadyJob] = {}
+    for row in rows:
+        job = _ready_job(row, known.get(row.study), excluded, now)
+        other = jobs.get(job.id)
+        if other is None or (-other.priority, other.order) > (-job.priority, job.order):
+            jobs[job.id] = _with_files(job, row.base, bases.get(row.study, {}), located)
+    return list(jobs.values())
+
+
+def _resting(session: Session, now: float) -> set[str]:
+    """Jobs of judges behind a URL that crashed a moment ago: one outage of a server is not to use up all charges."""
+    newest = (
+        select(t.Job.id, t.Job.params, t.Job.charges, func.max(t.Attempt.ended_at))
+        .join(t.Attempt, col(t.Attempt.job) == col(t.Job.id))
+        .where(t.Job.state == "ready", t.Job.kind == "judge", t.Job.charges > 0)
+        .where(col(t.Attempt.reason).in_(CHARGING))
+        .group_by(t.Job.id)
+    )
+    return {
+        job
+        for job, params, charges, ended in session.exec(newest)
+        if params.get("judge", {}).get("kind") == "openai"
+        and now < (ended or 0.0) + JUDGE_PAUSES_S[min(charges, len(JUDGE_PAUSES_S)) - 1]
+    }
+
+
+def _ready_job(row: Row[Any], known: Known | None, excluded: Mapping[str, frozenset[str]], now: float) -> ReadyJob:
+    order = (row.created_at, STAGES.index(row.stage), KIND_ORDER.index(row.kind), -(row.n or 0), row.seed or 0)
+    base = known.bases.get(row.base) if known and "base" in row.params else None
+    return ReadyJob(
+        id=row.id,
+        kind=row.kind,
+        priority=row.priority,
+        order=order,
+        base=base,
+        hardware=row.params.get("hardware"),
+        exclusive=row.kind == "latency",
+        gpu=on_gpu(row.kind, row.params),
+        excluded=excluded.get(row.id, frozenset()),
+        study=row.study,
+        task=known.task(row.kind, row.params, row) if known else None,
+        memory_needed=row.memory_needed,
+        fuses=base if row.kind == "train" and not row.solo else None,
+        waited=max(0.0, now - row.listed_at),
+    )
+
+
+def _with_files(
+    job: ReadyJob, base: str | None, bases: Mapping[str, Files], located: Mapping[str, tuple[Files, ...]]
+) -> ReadyJob:
+    files = located.get(job.id, ())
+    if job.base is not None and base and base in bases:
+        files = (*files, bases[base])
+    return replace(job, files=files) if files else job
+
+
+def _known(session: Session, studies: Collection[str]) -> dict[str, Known]:
+    rows = session.exec(select(t.Study).where(col(t.Study.id).in_(sorted(studies)))).all()
+    return {row.id: known for row in rows if (known := works.known(row)) is not None}
+
+
+def _base_files(session: Session, known: Mapping[str, Known]) -> dict[str, dict[str, Files]]:
+    """Study → base → who has its files."""
+    named = {f"{study} {name}": files for study, of in known.items() for name, files in of.files.items() if files}
+    found: dict[str, dict[str, Files]] = defaultdict(dict)
+    for name, files in places.of_bases(session, named).items() if named else ():
+        study, _, base = name.partition(" ")
+        found[study][base] = files
+    return found
+
+
+def _excluded(session: Session, rows: Sequence[Row[Any]], now: float) -> dict[str, frozenset[str]]:
+    """Job → the workers whose disk it filled, or that are too small for its inputs whatever they remove for them."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for job, worker in queries.full_disks(session, now - DISK_PAUSE_S):
+        found[job].add(worker)
+    small = {
+        w.id: w.disk_free for w in queries.live_workers(session, now) if w.disk_free is not None and w.disk_free < ROOMY
+    }
+    if small and 0 < len(rows) <= LOCATED_JOBS:
+        cached = places.cached_bytes(session, small)
+        for job, needed in queries.input_bytes(session, {row.id for row in rows}).items():
+            found[job] |= {worker for worker, left in small.items() if needed > left + cached.get(worker, 0)}
+    return {job: frozenset(workers) for job, workers in found.items() if workers}
+
+
+def open_slots(session: Session, now: float, learned: Costs = PRIOR) -> list[OpenSlot]:
+    """The slots of live workers that take new jobs."""
+    rows = queries.slots(session, now)
+    running: dict[tuple[str, int], dict[str, Row[Any]]] = defaultdict(dict)
+    for row in queries.open_attempts(session):
+        running[row.worker, row.slot].setdefault(row.id, row)
+    known = _known(session, {row.study for runs in running.values() for row in runs.values() if row.study})
+    return [
+        _open_slot(slot, worker, running.get((worker.id, slot.idx), {}), known, learned, now) for slot, worker in rows
+    ]
+
+
+def _open_slot(
+    slot: t.Slot, worker: t.Worker, runs: Mapping[str, Row[Any]], known: Mapping[str, Known], learned: Costs, now: float
+) -> OpenSlot:
+    hardware = worker.hardware or {}
+    here = OpenSlot(
+        worker=worker.id,
+        idx=slot.idx,
+        kind=slot.kind,
+        free=slot.free and not runs,
+        hardware=hardware.get("hardware_class", ""),
+        warm_base=slot.warm_base,
+        exclusive_run=any(row.kind == "latency" for row in runs.values()),
+        speed=works.slot_class(slot.kind, slot.idx, hardware),
+        memory_free=slot.vram_free,
+        memory_total=slot.vram_total,
+        study=min((row.study for row in runs.values() if row.study), default=None),
+        hold=slot.hold,
+        lacks=tuple(sorted((hardware.get("lacks") or {}).items())),
+        fuses=hardware.get("fuses", 1) if slot.kind == "gpu" else 1,
+        name=worker.name,
+    )
+    return replace(here, busy_s=_busy_s(here, runs, known, learned, now)) if runs else here
+
+
+def _busy_s(
+    slot: OpenSlot, runs: Mapping[str, Row[Any]], known: Mapping[str, Known], learned: Costs, now: float
+) -> float | None:
+    """How long the run will still take; None where nobody knows."""
+    total = 0.0
+    for row in runs.values():
+        study = known.get(row.study or "")
+        if row.paused or row.state == "suspect" or study is None or slot.speed is None:
+            return None
+        if row.state != "delivering":
+            whole = learned.seconds(study.task(row.kind, row.params, row), slot.speed)
+            total += remaining(
+                whole, max(0.0, now - (row.started_at or row.offered_at)), row.began_at, row.position, row.total
+            )
+    return total or FREEING_S
+
+
+def remaining(whole: float, elapsed: float, began_at: int, position: int, total: int) -> float:
+    """Seconds that an attempt still takes that was thought to take `whole`: at its own pace once it is far enough."""
+    if total > began_at and position - began_at >= FAR * (total - began_at):
+        return elapsed * (total - position) / (position - began_at)
+    return max(whole - elapsed, LEAST_LEFT * elapsed)
+
+
+def _labels(session: Session, jobs: list[str]) -> dict[str, tuple[str, str]]:
+    """job → (study's name, label), for the message that people see in Flower."""
+    found = {}
+    for job_id in jobs:
+        listing = queries.first_listing(session, job_id)
+        study = session.get_one(t.Study, listing.study)
+        job = session.get_one(t.Job, job_id)
+        found[job_id] = (study.name, queries.label(job.kind, listing.cell))
+    return found

@@ -1,0 +1,171 @@
+"""One run of the study under faults, and the calm one that it is compared with."""
+
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+from sqlmodel import select
+
+from jsm_queue.store import tables as t
+from jsm_queue.store.database import reading
+from tests import stores
+from tests.chaos import study as studies
+from tests.chaos import verify
+from tests.chaos.faults import Chaos, inject
+from tests.chaos.pool import WORKERS, ChaosPool, tended
+
+CALM_S = 240.0
+SETTLE_S = 150.0  # from the last fault and the study's end to when nothing is under way
+DISK = "size=24m"  # of a worker
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is to be: which faults fall is up to the seed. `step_s`: of each job's steps, `every_s`: of faults."""
+
+    seed: int
+    faults: int
+    database: str
+    short: bool
+    step_s: float
+    every_s: float
+    limit_s: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`wrong` is empty when everything held."""
+
+    jobs: int
+    faults: Counter[str]
+    attempts: Counter[str]
+    deaths: int
+    resumed: int
+    seconds: float
+    wrong: list[str]
+
+
+def run(plan: Plan, folder: Path, say: Callable[[str], object]) -> Outcome:
+    """The calm study, then the same one under faults."""
+    toy = studies.make(folder / "study", plan.short)
+    calm = run_calmly(toy, folder / "calm")
+    say(f"calm: {len(calm['jobs'])} jobs")
+    began = time.monotonic()
+    with _database(plan.database) as (url, server), _disks(folder / "home"):
+        pool = ChaosPool(toy, folder / "home", url, plan.step_s)
+        chaos = Chaos(pool, random.Random(plan.seed), server)
+        fallen: Counter[str] = Counter()
+        wrong: list[str] = []
+        try:
+            pool.start_everything()
+            study = str(tended(pool, pool.try_submit, "the submission", began + plan.limit_s))
+            wrong = _fall(plan, chaos, study, fallen, began, say)
+            wrong += _settle(chaos, study, calm)
+        except AssertionError as error:
+            wrong = [str(error)]
+        finally:
+            pool.heal()
+            jobs, attempts, resumed = _figures(pool.store)
+            wrong += pool.leave()
+        return Outcome(jobs, fallen, attempts, pool.deaths, resumed, time.monotonic() - began, wrong + chaos.wrong)
+
+
+def run_calmly(toy: studies.Toy, home: Path) -> dict[str, Any]:
+    """What comes of the study when nothing goes wrong, with steps that take no time."""
+    pool = ChaosPool(toy, home, None, 0.0)
+    try:
+        pool.start_everything()
+        deadline = time.monotonic() + CALM_S
+        study = str(tended(pool, pool.try_submit, "the calm submission", deadline))
+        tended(pool, lambda: pool.study_state(study) == "ended", "the calm study's end", deadline)
+        return verify.outcome(pool, study)
+    finally:
+        pool.leave()
+
+
+def _fall(
+    plan: Plan, chaos: Chaos, study: str, fallen: Counter[str], began: float, say: Callable[[str], object]
+) -> list[str]:
+    """The faults, one after the other, while the study runs."""
+    next_at, looked_at, state = time.monotonic(), 0.0, "running"
+    while (total := fallen.total()) < plan.faults:
+        if time.monotonic() - looked_at > 2:
+            looked_at, state = time.monotonic(), chaos.pool.study_state(study)
+        if state == "ended":
+            return [f"the study ended after {total} faults: give its jobs longer steps"]
+        if time.monotonic() >= next_at:
+            name, did = inject(chaos)
+            fallen[name] += 1
+            say(f"{time.monotonic() - began:6.1f} s  {total + 1:3}  {name}  {did}")
+            next_at = time.monotonic() + chaos.rng.expovariate(1 / plan.every_s)
+        chaos.due()
+        chaos.pool.tend()
+        assert time.monotonic() < began + plan.limit_s, f"only {total} faults in {plan.limit_s:.0f} s"
+        time.sleep(0.05)
+    return []
+
+
+def _settle(chaos: Chaos, study: str, calm: dict[str, Any]) -> list[str]:
+    """No fault is left; all must end by itself."""
+    pool = chaos.pool
+    chaos.due(everything=True)
+    pool.heal()
+    deadline = time.monotonic() + SETTLE_S + 60 * float(pool.environment["CHAOS_STEP_S"]) * 5
+    tended(pool, lambda: pool.study_state(study) == "ended", "the study's end", deadline)
+    tended(pool, lambda: not _busy(pool), "an end of everything under way", deadline)
+    return verify.problems(pool, verify.outcome(pool, study), calm)
+
+
+def _busy(pool: ChaosPool) -> bool:
+    with reading(pool.store) as session:
+        return bool(verify.under_way(session)) or any(verify.leftovers(pool.home / worker) for worker in WORKERS)
+
+
+def _figures(store: Engine) -> tuple[int, Counter[str], int]:
+    """Jobs done, attempts by how they ended, results that went on from a checkpoint."""
+    with reading(store) as session:
+        jobs = len(session.exec(select(t.Job.id).where(t.Job.state == "done")).all())
+        ends = Counter(reason or state for state, reason in session.exec(select(t.Attempt.state, t.Attempt.reason)))
+        accepted = session.exec(select(t.Attempt.provenance).where(t.Attempt.state == "accepted")).all()
+        resumed = sum("resumed_from" in (provenance or {}) for provenance in accepted)
+    return jobs, ends, resumed
+
+
+@contextmanager
+def _database(kind: str) -> Iterator[tuple[str | None, Any]]:
+    """(URL, server) of a Postgres of the run's own; nothing for SQLite."""
+    if kind == "sqlite":
+        yield None, None
+        return
+    server = stores.start_postgres()
+    try:
+        yield server.get_uri(), server
+    finally:
+        server.ensure_postgres_running()
+        server.cleanup()
+
+
+@contextmanager
+def _disks(home: Path) -> Iterator[None]:
+    """A small disk for each of the workers, where this user may mount one; else no disk gets full."""
+    mounted = []
+    for worker in WORKERS:
+        folder = home / worker
+        folder.mkdir(parents=True)
+        if sys.platform == "linux":
+            command = ["mount", "-t", "tmpfs", "-o", DISK, "tmpfs", str(folder)]
+            if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+                mounted.append(folder)
+    try:
+        yield
+    finally:
+        for folder in mounted:
+            subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)

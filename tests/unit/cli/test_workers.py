@@ -1,0 +1,98 @@
+"""`jsm worker list|pause|resume|drain|remove` and `jsm token …`, against the real api."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from jsm_queue.cli import client as connecting
+from jsm_queue.cli import main, workers
+from jsm_queue.errors import NotFoundError
+from jsm_queue.store import tables as t
+from jsm_queue.store.database import writing
+from tests.security.scene import Machine, Scene
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    scene = Scene(tmp_path)
+    scene.http.headers["Authorization"] = f"Bearer {scene.token}"
+
+    @contextmanager
+    def connect() -> Iterator[Any]:
+        yield scene.http
+
+    monkeypatch.setattr(connecting, "connect", connect)
+    yield scene
+    scene.ctx.engine.dispose()
+
+
+def run(*arguments: str) -> Any:
+    """What a command printed, as JSON."""
+    done = CliRunner().invoke(main.app, [*arguments, "--json"], catch_exceptions=False)
+    return json.loads(done.stdout)
+
+
+def shown(*arguments: str) -> str:
+    return CliRunner().invoke(main.app, list(arguments), catch_exceptions=False).output
+
+
+def add_slot(scene: Scene, worker: Machine, **slot: Any) -> None:
+    with writing(scene.ctx.engine) as session:
+        session.get_one(t.Worker, worker.id).lease_until = time.time() + 60
+        session.get_one(t.Worker, worker.id).disk_free = 120_000_000_000
+        row = {"idx": 0, "kind": "gpu", "device": "cuda:0", "vram_free": 14_200_000_000, "free": True}
+        session.add(t.Slot(worker=worker.id, **row | slot))
+
+
+def test_a_worker_is_paused_and_goes_on_and_is_removed(scene: Scene) -> None:
+    worker = scene.join("PC of Aki")
+    for what, state in (("pause", "paused"), ("resume", "active"), ("drain", "draining"), ("remove", "removed")):
+        assert run("worker", what, "PC of Aki" if what == "pause" else worker.id[:8])["state"] == state
+    assert run("worker", "list")["workers"] == []
+    with pytest.raises(NotFoundError, match="No worker"):
+        run("worker", "pause", worker.id[:8])
+
+
+def test_two_workers_of_one_name_are_told_apart_by_id(scene: Scene) -> None:
+    first, _ = scene.join("PC"), scene.join("PC")
+    with pytest.raises(NotFoundError, match="More than one worker 'PC'"):
+        run("worker", "pause", "PC")
+    assert run("worker", "pause", first.id)["id"] == first.id
+
+
+def test_the_list_says_what_a_worker_has_and_why_it_does_not_work(scene: Scene) -> None:
+    worker = scene.join("PC")
+    add_slot(scene, worker, vram_total=16_000_000_000, hold="a game runs", free=False)
+    text = shown("worker", "list")
+    for word in ("PC", "live", "14.2 GB of 16.0 GB", "120.0 GB", "cuda:0: a game runs"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("worker", "said"),
+    [
+        ({"live": True, "state": "active"}, "live"),
+        ({"live": True, "state": "draining"}, "draining"),
+        ({"live": False, "state": "active", "away_since": 900.0}, "away 1 min 40 s"),
+        ({"live": False, "state": "paused", "away_since": None}, "paused, away"),
+    ],
+)
+def test_a_worker_s_state_in_words(worker: dict[str, Any], said: str) -> None:
+    assert workers.state(worker, 1000.0) == said
+
+
+def test_a_token_is_made_listed_and_revoked(scene: Scene) -> None:
+    made = run("token", "create", "--scope", "submit", "--name", "alice", "--days", "30")
+    assert scene.ask(made["token"], "GET", "/studies").status_code == 200
+    (listed,) = [token for token in run("token", "list")["tokens"] if token["name"] == "alice"]
+    assert listed["valid"] and listed["id"] == made["id"] and made["token"] not in json.dumps(listed)
+    assert "valid until" in shown("token", "list")
+    assert run("token", "revoke", made["id"][:6])["name"] == "alice"
+    assert scene.ask(made["token"], "GET", "/studies").status_code == 401
+    assert "revoked" in shown("token", "list")
