@@ -222,7 +222,7 @@ def test_a_log_of_a_job_that_is_none(here: Any, api: str, name: str) -> None:
 
 
 def test_a_state_that_is_none(here: Any) -> None:
-    said = one_line(here("jobs", "river", "--state", "bogus"), 4)
+    said = one_line(here("jobs", "river", "--state", "bogus"), 2)
     assert "'bogus'" in said and "waiting, ready, active, done, failed, quarantined, skipped" in said
 
 

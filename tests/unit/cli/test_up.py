@@ -90,7 +90,8 @@ def study(tmp_path: Path) -> Path:
     (tmp_path / "data.jsonl").write_text(pair_lines(60), encoding="utf-8")
     (tmp_path / "study.yaml").write_text(
         "name: small\ndata: {source: data.jsonl, validation: 10, test_unseen: 10}\n"
-        f"bases: [{{name: b, source: '{base.as_posix()}'}}]\nstages: {{bases: {{n: 5}}, quantization: null}}\n",
+        f"bases: [{{name: b, source: '{base.as_posix()}'}}]\nstages: {{bases: {{n: 5}}, quantization: null}}\n"
+        "decoding: {context: 512, max_new_tokens: 16}\n",
         encoding="utf-8",
     )
     return tmp_path / "study.yaml"
