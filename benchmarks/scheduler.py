@@ -1,14 +1,17 @@
 """`make bench-scheduler`: pools in virtual time, with the real planner's jobs and the real `assign`.
 
 Scenarios: pools of 2–1 000 slots (`benchmarks/scenes.py`: six cards of 8–24 GB and 0.55–2.2 times an RTX 4060 Ti's
-speed, a CPU slot beside each, a tenth of the workers without a GPU) with one study or several of 80–20 000 jobs in the
+speed, a CPU slot beside each, a tenth of the workers without a GPU) with a study of 80–20 000 jobs in the
 planner's own shape: prepare → train → score | convert → answer → judge, latency and a verdict at each stage's end. Half
 of them have workers that leave once in eight hours for ten minutes to an hour and a half; every attempt crashes with
 probability 0.004. How long a kind really takes on a card is 0.7–1.4 times what the cost model says, and an answer on a
 GPU much less; each job's own time varies by 10 %. A third of the pools are new and know nothing of that, the others did
 a study before: they begin with four samples of each kind and card. All learn from what is accepted.
 
-- makespan over bound: over `benchmarks/bounds.py`'s lower bound, the median over the scenarios; and the largest.
+- makespan over bound: over `benchmarks/bounds.py`'s lower bound, the median over the scenarios; and the largest. Where
+  a stage has hardly more long jobs than slots the bound is out of reach, as it splits jobs; and a latency job of hours
+  begins again when its worker leaves. Several studies: three pools that several share; they get equal shares, not the
+  shortest time for all.
 - makespan of plain FIFO: two shared queues in the order in which jobs became ready, one of GPU and one of CPU slots,
   nobody knows what fits: what does not fails after a minute and goes to the end. Its times are those of the reference.
 - assign p99: one call at 1 000 slots and 20 000 ready jobs, in calls with all slots free, with fifty and with a few.
@@ -35,7 +38,7 @@ BOUND = 1.10
 ASSIGN_MS = 100.0
 HOURS_BETWEEN = 8.0
 CALLS = 300
-LOOKS = 0.01  # of a job's mean time lies between two looks of the coordinator; the true one looks more often
+LOOKS = 0.001  # seconds a job between two looks of the coordinator, which in truth looks at once
 PROCESSES = 2
 
 STUDIES = {
@@ -69,16 +72,14 @@ class Scenario:
         return ", ".join([f"{self.slots} slots", f"{several}{self.jobs} jobs", *additions])
 
 
-SCENARIOS = [
-    Scenario(2, 80, new=True), Scenario(2, 240, churn=True), Scenario(2, 750),
-    Scenario(8, 80, churn=True), Scenario(8, 240, new=True), Scenario(8, 750, churn=True), Scenario(8, 80, studies=3),
-    Scenario(30, 240), Scenario(30, 750, churn=True, new=True), Scenario(30, 2000, churn=True),
-    Scenario(30, 240, churn=True, studies=4), Scenario(30, 750, studies=3, new=True),
-    Scenario(100, 750), Scenario(100, 2000, churn=True, new=True), Scenario(100, 240, studies=8),
-    Scenario(100, 750, churn=True, studies=5),
-    Scenario(300, 2000, new=True), Scenario(300, 5000, churn=True), Scenario(300, 750, churn=True, studies=8),
-    Scenario(1000, 5000, new=True), Scenario(1000, 20000, churn=True), Scenario(1000, 2000, churn=True, studies=6),
-]  # fmt: skip
+POOLS = (2, 8, 30, 100, 300, 1000)
+MOST = 125  # jobs a slot: with more the ratio only falls, and the benchmark takes long
+ALONE = [(slots, jobs) for slots in POOLS for jobs in STUDIES if jobs <= MOST * slots]
+SCENARIOS = [Scenario(*each, churn=place % 2 == 1, new=place % 3 == 2) for place, each in enumerate(ALONE)]
+"""Every pool with every study that is not too large for it: nothing is left out because of how it goes."""
+SHARED = [Scenario(8, 80, studies=3), Scenario(100, 750, churn=True, studies=5), Scenario(300, 750, studies=8)]
+"""Studies of one priority that share a pool. They take turns, so their stages end at about the same time."""
+EVERY = [*SCENARIOS, *SHARED]
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ class Outcome:
 def main() -> int:
     """Returns the exit status."""
     with multiprocessing.get_context("spawn").Pool(PROCESSES) as workers:
-        longest_first = sorted(SCENARIOS, key=_work, reverse=True)
+        longest_first = sorted(EVERY, key=_work, reverse=True)
         outcomes = dict(zip(longest_first, workers.map(run, longest_first, chunksize=1), strict=True))
-    return report("scheduler", [assign_row(), *_rows({each: outcomes[each] for each in SCENARIOS})])
+    return report("scheduler", [assign_row(), *_rows({each: outcomes[each] for each in EVERY})])
 
 
 def _work(scenario: Scenario) -> int:
@@ -103,12 +104,17 @@ def _work(scenario: Scenario) -> int:
 
 
 def _rows(found: dict[Scenario, Outcome]) -> list[Row]:
-    ratios = [each.makespan / each.bound for each in found.values()]
-    against = [each.fifo / each.makespan for each in found.values()]
+    alone = [each for scenario, each in found.items() if scenario.studies == 1]
+    shared = [each for scenario, each in found.items() if scenario.studies > 1]
     rows = [
-        Row("makespan over bound", statistics.median(ratios), "ratio, median", BOUND),
-        Row("makespan over bound, the worst", max(ratios), "ratio"),
-        Row("makespan of plain FIFO", statistics.median(against), "times ours, median"),
+        Row("makespan over bound", statistics.median(map(_ratio, alone)), "ratio, median", BOUND),
+        Row("makespan over bound, the worst", max(map(_ratio, alone)), "ratio"),
+        Row("makespan over bound, several studies", statistics.median(map(_ratio, shared)), "ratio, median"),
+        Row(
+            "makespan of plain FIFO",
+            statistics.median(each.fifo / each.makespan for each in alone),
+            "times ours, median",
+        ),
     ]
     for scenario, each in found.items():
         hours, bound = each.makespan / 3600, each.bound / 3600
@@ -117,14 +123,18 @@ def _rows(found: dict[Scenario, Outcome]) -> list[Row]:
     return rows
 
 
+def _ratio(outcome: Outcome) -> float:
+    return outcome.makespan / outcome.bound
+
+
 def run(scenario: Scenario) -> Outcome:
     """One scenario, its lower bound, and the same under FIFO."""
-    seed = SCENARIOS.index(scenario) + 1
+    seed = EVERY.index(scenario) + 1
     slots = scenes.pool(scenario.slots, seed)
     away = scenes.trace(slots, seed, HOURS_BETWEEN if scenario.churn else 0.0)
     studies = _studies(scenario, slots, seed)
     least = bounds.bound(slots, studies, away, scenes.biases(seed))
-    window = LOOKS * least * scenario.slots / sum(len(jobs) for jobs in studies)
+    window = LOOKS * sum(len(jobs) for jobs in studies)
     before = [] if scenario.new else scenes.history(seed)
     found = [
         Simulation(slots, copy.deepcopy(studies), away, seed, choose, before).run(window)
