@@ -145,7 +145,7 @@ def random_examples(count: int) -> list[Example]:
     examples = []
     for i in range(count):
         length = min(max(round(rng.lognormvariate(math.log(MEAN_TOKENS) - SPREAD**2 / 2, SPREAD)), 60), 700)
-        words = [f"w{rng.randrange(4, LLAMA_8B.vocab_size)}" for _ in range(length)]
+        words = [f"w{rng.randrange(6, LLAMA_8B.vocab_size)}" for _ in range(length)]
         cut = length // 3
         examples.append(Example(id=f"e{i}", question=" ".join(words[:cut]), answer=" ".join(words[cut:])))
     return examples
@@ -182,8 +182,9 @@ def _part(name: str) -> str:
 
 
 def _word_tokenizer(size: int) -> PreTrainedTokenizerFast:
-    words = {"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3} | {f"w{i}": i for i in range(4, size)}
-    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    special = {"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3, "a": 4, "1": 5}
+    words = special | {f"w{i}": i for i in range(len(special), size)}
+    backend = Tokenizer(models.BPE(words, [], unk_token="<unk>", ignore_merges=True))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
