@@ -20,7 +20,8 @@ MORE = 1.05  # times what was free and too little
 def note_accepted(session: Session, job: t.Job, attempt: t.Attempt, result: protocol.ResultRequest, now: float) -> None:
     """One that ran from its beginning, alone in its run, and says how long."""
     seconds = _seconds(result, attempt, now)
-    if seconds is None or attempt.began_at or _beside(session, attempt):
+    resumed = attempt.began_at or result.provenance.get("resumed_from")
+    if seconds is None or resumed or _beside(session, attempt):
         return
     work = work_of(session, job)
     if work is None:

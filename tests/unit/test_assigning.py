@@ -67,12 +67,12 @@ def start(engine: Engine, job: str, worker: str = "w", attempt: str = "a1", now:
     return attempt
 
 
-def deliver(engine: Engine, attempt: str, seconds: Any, now: float, **metrics: float) -> None:
+def deliver(engine: Engine, attempt: str, seconds: Any, now: float, resumed: int = 0, **metrics: float) -> None:
     files = {role: sha(role) for role in KINDS["train"].outputs}
     result = protocol.ResultRequest(
         metrics=metrics,
         artifacts=[protocol.ArtifactIn(role=role, sha=each, size=1) for role, each in files.items()],
-        provenance={"seconds": seconds, "device": "cuda:0"},
+        provenance={"seconds": seconds, "device": "cuda:0"} | ({"resumed_from": resumed} if resumed else {}),
     )
     with writing(engine) as session:
         for each in files.values():
@@ -123,6 +123,13 @@ def test_an_accepted_attempt_is_a_sample(engine: Engine, study: str) -> None:
         (sample,) = samples.samples(session)
     took = costs.prior_seconds(job.task, costs.SlotClass("gpu", "RTX 4060 Ti"))
     assert sample == costs.Sample("train", "a", "RTX 4060 Ti", took, 50.0, int(7.5 * GB))
+
+
+def test_what_went_on_from_its_workers_own_checkpoint_is_no_sample(engine: Engine, study: str) -> None:
+    join(engine, "w", slot())
+    deliver(engine, start(engine, ready(engine)[0].id), 50.0, 100.0, resumed=7)
+    with reading(engine) as session:
+        assert samples.samples(session) == []
 
 
 @pytest.mark.parametrize("seconds", [None, "5", True, -1, 0, 1e6])
