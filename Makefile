@@ -34,7 +34,7 @@ crashpoints: install-dev ## kills a process at every commit, rename and send of 
 chaos: install-dev ## 60 jobs on six machines while everything goes wrong: make chaos SEED=1 FAULTS=200
 	@$(BIN)/python -W "ignore:XDG_RUNTIME_DIR is not set" -m tests.chaos --seed $(or $(SEED),1) --faults $(or $(FAULTS),200)
 
-docs: install-dev ## writes docs/cli.md and docs/settings.md again
+docs: install-dev ## writes the pages of docs/ that follow from code and measurements
 	$(BIN)/python scripts/reference.py
 
 bench-%: install-dev ## one benchmark: make bench-NAME runs benchmarks/NAME.py

@@ -1,5 +1,7 @@
-"""Writes docs/cli.md, docs/settings.md and docs/errors.md from the code: `make docs`. A test compares them."""
+"""Writes docs/{cli,settings,errors,benchmarks}.md from code and measurements: `make docs`. A test compares them."""
 
+import ast
+import json
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -14,15 +16,17 @@ from jsm_queue import errors, spec
 from jsm_queue.cli.main import app
 from jsm_queue.settings import OTHER_VARIABLES, Settings
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 NOTE = "<!-- written by `make docs`; change the code, not this file -->\n"
 
 
 def main() -> None:
-    """Writes all three files."""
+    """Writes all of them."""
     DOCS.mkdir(exist_ok=True)
-    for name, text in (("cli.md", cli_page()), ("settings.md", settings_page()), ("errors.md", errors_page())):
-        (DOCS / name).write_text(text, encoding="utf-8", newline="\n")
+    pages = {"cli": cli_page(), "settings": settings_page(), "errors": errors_page(), "benchmarks": benchmarks_page()}
+    for name, text in pages.items():
+        (DOCS / f"{name}.md").write_text(text, encoding="utf-8", newline="\n")
 
 
 # The command line
@@ -196,6 +200,36 @@ def _exit_rows() -> str:
         by_exit.setdefault(kind.exit_code, []).append(f"`{kind.code}`")
     also = {1: "; `jsm submit --watch` of a study that lost jobs", 2: "; wrong arguments of a command"}
     return "\n".join(f"| {code} | {', '.join(words)}{also.get(code, '')} |" for code, words in sorted(by_exit.items()))
+
+
+# Measurements
+
+
+def benchmarks_page() -> str:
+    """docs/benchmarks.md: what each benchmark measures, and the figures that have a bound."""
+    lines = [NOTE, "# Measured\n"]
+    lines.append(
+        "Each table is one run of `make bench-NAME`, which prints it and writes all its figures as JSON. Shown"
+    )
+    lines.append("are those with a bound: a ratio is of two figures of the same run. ✘ is a bound that is missed.\n")
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        source = (ROOT / "benchmarks" / f"{path.stem}.py").read_text(encoding="utf-8")
+        about = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].split(": ", 1)[-1]
+        lines += [f"## {found['name']}\n", f"`{found['command']}`: {' '.join(about.split())}\n"]
+        lines.append(f"{found['machine']}; commit {found['commit'].rstrip('+')};")
+        lines.append(f"[all figures](../benchmarks/results/{path.name}).\n")
+        rows = [_benchmark_row(row) for row in found["rows"] if row["bound"] is not None]
+        if rows:
+            lines += ["| case | measured | bound | beside it | |", "|---|---|---|---|---|", *rows, ""]
+    return "\n".join(lines)
+
+
+def _benchmark_row(row: dict[str, Any]) -> str:
+    beside = "" if row["reference"] is None else f"{row['reference']}: {row['reference_value']:.4g}"
+    measured = f"{row['value']:.4g} {row['unit']}".strip()
+    sign = "≤" if (row["value"] <= row["bound"]) == row["ok"] else "≥"
+    return f"| {row['case']} | {measured} | {sign} {row['bound']:.4g} | {beside} | {'✔' if row['ok'] else '✘'} |"
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def load_reference():
 reference = load_reference()
 
 
-@pytest.mark.parametrize("name", ["cli", "settings", "errors"])
+@pytest.mark.parametrize("name", ["cli", "settings", "errors", "benchmarks"])
 def test_a_generated_page_is_current(name: str) -> None:
     written = (DOCS / f"{name}.md").read_text(encoding="utf-8")
     assert written == getattr(reference, f"{name}_page")(), f"docs/{name}.md is old: run `make docs`"
