@@ -1,15 +1,22 @@
-"""Eight gaming PCs over half a day, in virtual time: the real store, lifecycle, coordinator and scheduler, and the
-agent's own decisions (`workers.board`, `workers.courtesy`, when a checkpoint is sent). Only time, network and work are
-played.
+"""`python -m benchmarks.hometrace`: eight gaming PCs over a weekend, in virtual time.
+
+The store, lifecycle, coordinator and scheduler are the real ones, and so are the agent's own decisions
+(`workers.board`, `workers.courtesy`, when a checkpoint is sent). Only time, network and work are played.
 
 Each PC fails every two hours of its time on average and starts again; its Wi-Fi is away for 30 s to 2 h every few
 hours; its owner plays for a while; once the api is away for an hour. The work is a study's trainings, ten minutes to
-fifty each, and their scores. Everything follows from the seed.
+fifty each, and their scores, more than the weekend is long. Everything follows from the seed.
+
+Goodput is what ended in accepted results over the time that the PCs were on and not their owners'. What is under way
+at the end is neither: the work that is done of it is taken from the time. The command says where the rest went.
 """
 
 import heapq
 import itertools
 import random
+import sys
+import tempfile
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +25,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
+from sqlmodel import col
 
 from jsm_queue import coordinator, lifecycle, protocol
 from jsm_queue.canonical import content_hash
@@ -27,27 +35,30 @@ from jsm_queue.kinds import KINDS, BaseRef, FileRef, Inputs
 from jsm_queue.settings import Settings
 from jsm_queue.spec import parse_spec
 from jsm_queue.store import tables as t
-from jsm_queue.store.database import reading, writing
+from jsm_queue.store.database import open_store, reading, writing
 from workers import courtesy
 from workers.board import Board, Held, Room
-from workers.checkpoints import SEND_S
+from workers.checkpoints import SEND_FACTOR, SEND_S
 from workers.hardware import SlotPlan
 from workers.owner import Readings
 
 PCS = 8
-HOURS = 12
+HOURS = 48
 START = 1_750_000_000.0
 FAILS_S = 2 * 3600.0  # of running, on average, until a PC fails
 STARTS_S = (60.0, 600.0)  # until it runs again
-GAP_EVERY_S = 4 * 3600.0  # on average, of the Wi-Fi
+GAP_EVERY_S = 12 * 3600.0  # on average, of the Wi-Fi
 GAP_S = (30.0, 7200.0)  # how long, evenly in its logarithm
-PLAYS_AT, PLAYS_S = 5 * 3600, (1800.0, 2 * 3600.0)  # within three hours from then on, and how long
+PLAYS_AT, PLAYS_S = 5 * 3600, (1800.0, 2 * 3600.0)  # each day within three hours from then on, and how long
 API_AWAY = (2.5 * 3600.0, 3.5 * 3600.0)
 LOAD_S, WARM_S = 30.0, 1.0  # until the first step: with another base, and with the one that is there
-SEND_TAKES_S = 5.0  # a checkpoint's way to the api
-LOCAL_S = 30.0  # between two checkpoints on the PC's own disk
+SEND_EVERY_S = max(SEND_S, SEND_FACTOR * 40.0)  # half a GB over a Wi-Fi of 100 Mbit/s takes 40 s
+LOCAL_S = 60.0  # between two checkpoints on the PC's own disk: half a GB in 1.2 s, for 2 % of the time
 VRAM = 16 * 2**30
-BEAT_S, TICK_S = 30.0, 20.0  # slower than by default, to simulate faster; the lease is the default
+TICK_S, RENEW_S, BEAT_S = 25.0, 25.0, 300.0
+"""Slower than by default, to simulate faster: between two rounds of the api, between two heartbeats that have nothing
+new to say and so only renew the lease, between two whole ones. The lease is the default.
+"""
 RULES = courtesy.Rules(programs=frozenset({"game"}), quiet_s=60.0)
 
 
@@ -92,18 +103,35 @@ class Pc:
 
 
 @dataclass(frozen=True)
-class Day:
-    """What came of it, in GPU-seconds: `available` while the PCs were on and not their owners'."""
+class Weekend:
+    """What came of it, in GPU-seconds. `spent`: what the PCs did while they were on and not their owners'; `under_way`:
+    what was done by the end of jobs that were not accepted yet.
+    """
 
-    available: float
+    spent: dict[str, float]
     accepted: float
+    under_way: float
     jobs: int
     failures: int
+
+    @property
+    def available(self) -> float:
+        """Without what was still under way."""
+        return sum(self.spent.values()) - self.under_way
 
     @property
     def goodput(self) -> float:
         """The share of what was available that ended in accepted results."""
         return self.accepted / self.available
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """What became of the available time: accepted, done twice, and what was no step at all."""
+        steps = {"accepted": self.accepted, "steps in vain": self.spent[STEPS] - self.accepted - self.under_way}
+        others = {
+            what: seconds for what, seconds in sorted(self.spent.items(), key=lambda each: -each[1]) if what != STEPS
+        }
+        return {what: seconds / self.available for what, seconds in (steps | others).items()}
 
     @property
     def lost_per_failure(self) -> float:
@@ -114,17 +142,18 @@ class Day:
 class Home:
     """The whole of it. `keep`: whether checkpoints are made, or everything restarts from zero."""
 
-    def __init__(self, engine: Engine, home: Path, seed: int, keep: bool) -> None:
-        self.engine, self.settings, self.keep = engine, Settings(home=home), keep
+    def __init__(self, engine: Engine, home: Path, seed: int, keep: bool, gap_every_s: float) -> None:
+        self.engine, self.settings, self.keep, self.gap_every_s = engine, Settings(home=home), keep, gap_every_s
         self.rng = random.Random(seed)
         self.now, self.seen, self.api = START, -1, True
-        self.failures, self.available, self.accepted, self.jobs = 0, 0.0, 0.0, 0
+        self.spent: defaultdict[str, float] = defaultdict(float)
+        self.failures, self.accepted, self.jobs = 0, 0.0, 0
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self.pcs = {f"{i:032x}": Pc(f"{i:032x}", _board()) for i in range(1, PCS + 1)}
 
-    def run(self) -> Day:
-        """The day, event by event."""
+    def run(self) -> Weekend:
+        """The weekend, event by event."""
         self._open()
         end = START + HOURS * 3600
         clock = SimpleNamespace(time=lambda: self.now)
@@ -134,13 +163,38 @@ class Home:
                 self._pass(at)
                 act()
         self._pass(end)
-        return Day(self.available, self.accepted, self.jobs, self.failures)
+        return Weekend(self.spent, self.accepted, self._under_way(), self.jobs, self.failures)
 
     def _pass(self, at: float) -> None:
         """Time goes on: what the PCs could have worked meanwhile."""
-        ready = sum(pc.on and not pc.playing for pc in self.pcs.values())
-        self.available += ready * (at - self.now)
+        for pc in self.pcs.values():
+            if pc.on and not pc.playing:
+                self.spent[self._doing(pc)] += at - self.now
         self.now = at
+
+    def _doing(self, pc: Pc) -> str:
+        """What a PC spends its time on, in words."""
+        if pc.work:
+            return STEPS if pc.work.since <= self.now else "loading"
+        if pc.standing.get(0, courtesy.Standing("run")).wish != "run":
+            return "idle: after its owner played"
+        if not self.api:
+            return "idle: the api is away"
+        if not pc.linked:
+            return "idle: its Wi-Fi is away"
+        return "idle: waiting"
+
+    def _under_way(self) -> float:
+        """Work that is done of jobs without a result: each job's furthest."""
+        furthest: defaultdict[str, float] = defaultdict(float)
+        for pc in self.pcs.values():
+            on_disk = {job: position for job, (position, _) in pc.disk.items()}
+            running = {pc.work.job: pc.work.position(self.now)} if pc.work else {}
+            for job, position in (*on_disk.items(), *running.items()):
+                furthest[job] = max(furthest[job], position)
+        with reading(self.engine) as session:
+            jobs = {job: session.get_one(t.Job, job) for job in furthest}
+            return sum(done for job, done in furthest.items() if jobs[job].state != "done")
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
         """Do it then."""
@@ -160,11 +214,12 @@ class Home:
         for pc in self.pcs.values():
             self._greet(pc)
             self.after(self.rng.uniform(0, BEAT_S), lambda pc=pc: self._every(BEAT_S, lambda: self._beat(pc)))
+            self.after(self.rng.uniform(0, RENEW_S), lambda pc=pc: self._every(RENEW_S, lambda: self._renew(pc)))
             self.after(self.rng.expovariate(1 / FAILS_S), lambda pc=pc: self._fail(pc))
-            self.after(self.rng.expovariate(1 / GAP_EVERY_S), lambda pc=pc: self._unlink(pc))
+            self.after(self.rng.expovariate(1 / self.gap_every_s), lambda pc=pc: self._unlink(pc))
             self.after(PLAYS_AT + self.rng.uniform(0, 3 * 3600), lambda pc=pc: self._play(pc, True))
         self.after(API_AWAY[0], lambda: setattr(self, "api", False))
-        self.after(API_AWAY[1], lambda: setattr(self, "api", True))
+        self.after(API_AWAY[1], self._return)
         self._every(TICK_S, self._tick)
 
     # ---- the api ----
@@ -172,6 +227,12 @@ class Home:
     def _tick(self) -> None:
         if self.api:
             self.seen = coordinator.tick(self.engine, self.settings, self._ring, self.seen)
+
+    def _return(self) -> None:
+        """The api is back; every PC tries again within half a minute."""
+        self.api = True
+        for pc in self.pcs.values():
+            self.after(self.rng.uniform(0, 30.0), lambda pc=pc: self._beat(pc))
 
     def _ring(self, worker: str, _kind: str, bell: protocol.Bell) -> None:
         self.after(0.05, lambda: self._claim(self.pcs[worker], bell))
@@ -201,6 +262,8 @@ class Home:
             return
         if pc.boots == 0 or self._is_new(pc):
             self._greet(pc)
+        if pc.work:
+            pc.board.progress(pc.work.attempt, int(pc.work.position(self.now)), int(pc.work.length), {})
         request = protocol.HeartbeatRequest(
             boot_id=pc.boot, slots=self._slots(pc), attempts=pc.board.attempt_reports(), disk_free=2**40
         )
@@ -213,6 +276,19 @@ class Home:
         self._deliver(pc)
         if freed:
             self._tick()
+
+    def _renew(self, pc: Pc) -> None:
+        """A heartbeat that says nothing new but how far the work is, of a session that the api knows."""
+        if self._reaches(pc):
+            renewed = update(t.Worker).where(col(t.Worker.id) == pc.id, col(t.Worker.boot_id) == pc.boot)
+            with writing(self.engine) as session:
+                session.connection().execute(renewed.values(lease_until=self.now + self.settings.lease_s))
+                if pc.work:
+                    position = int(pc.work.position(self.now))
+                    told = update(t.Attempt).where(col(t.Attempt.id) == pc.work.attempt)
+                    session.connection().execute(
+                        told.where(col(t.Attempt.state) == "running").values(position=position)
+                    )
 
     def _is_new(self, pc: Pc) -> bool:
         """Whether it started anew since it was last heard of."""
@@ -234,7 +310,10 @@ class Home:
             for artifact in result.artifacts:
                 lifecycle.know(session, artifact.sha, artifact.size, self.now)
             if lifecycle.accept(session, attempt, pc.id, result, self.now):
-                self.accepted, self.jobs = self.accepted + length_of(row), self.jobs + 1
+                if not self.jobs:
+                    for each in self.pcs.values():
+                        _close_cpu(each)
+                self.accepted, self.jobs = self.accepted + length_of(row) * (row.kind != "prepare"), self.jobs + 1
         pc.whole.pop(attempt)
         pc.board.forget(attempt)
         pc.disk.pop(job, None)
@@ -279,8 +358,9 @@ class Home:
         since = self.now + (WARM_S if pc.warm else LOAD_S)
         pc.warm, pc.work = True, Work(attempt, job, held, since, start, length, granted)
         work = pc.work
+        self.after(since - self.now, lambda: None)  # it does something else from then on
         self.after(since - self.now + length - start, lambda: self._finish(pc, work))
-        self.after(SEND_S, lambda: self._send(pc, work))
+        self.after(SEND_EVERY_S, lambda: self._send(pc, work))
 
     def _finish(self, pc: Pc, work: Work) -> None:
         if pc.work is not work:
@@ -295,7 +375,7 @@ class Home:
         if pc.work is not work or not self.keep:
             return
         self._save(pc, work, work.position(self.now) // LOCAL_S * LOCAL_S)
-        self.after(SEND_S if self._reaches(pc) else 30.0, lambda: self._send(pc, work))
+        self.after(SEND_EVERY_S if self._reaches(pc) else 30.0, lambda: self._send(pc, work))
 
     def _save(self, pc: Pc, work: Work, position: float) -> None:
         with writing(self.engine) as session:
@@ -336,6 +416,8 @@ class Home:
             pc.disk[pc.work.job] = (pc.work.position(self.now) // LOCAL_S * LOCAL_S, charges)
         pc.work, pc.on, pc.warm = None, False, False
         pc.board, pc.standing, pc.ends = _board(), {}, []
+        if self.jobs:
+            _close_cpu(pc)
         for attempt in pc.whole:
             pc.board.delivering(attempt)
         pc.boots += 1
@@ -355,13 +437,14 @@ class Home:
     def _link(self, pc: Pc) -> None:
         pc.linked = True
         self._beat(pc)
-        self.after(self.rng.expovariate(1 / GAP_EVERY_S), lambda: self._unlink(pc))
+        self.after(self.rng.expovariate(1 / self.gap_every_s), lambda: self._unlink(pc))
 
     def _play(self, pc: Pc, begins: bool) -> None:
         pc.playing = begins
         self._look(pc)
         if begins:
             self.after(self.rng.uniform(*PLAYS_S), lambda: self._play(pc, False))
+            self.after(24 * 3600.0, lambda: self._play(pc, True))
 
     def _look(self, pc: Pc) -> None:
         """What the agent makes of what it sees: it gives way at once, and comes back after the quiet time."""
@@ -375,6 +458,7 @@ class Home:
         self.after(0.1, lambda: self._beat(pc))
 
 
+STEPS = "steps"
 PLANS = [SlotPlan(0, "gpu", "cuda:0", 8, "GPU-0"), SlotPlan(1, "cpu", "cpu", 8)]
 HARDWARE = protocol.Hardware(
     hardware_class="RTX 4060 Ti 16 GB", os="Windows 11", cpu="x", cores=8, memory_bytes=2**35, gpus=["RTX 4060 Ti"]
@@ -385,7 +469,7 @@ SPEC = {
     "data": {"source": "pairs.jsonl"},
     "bases": [{"name": "a", "source": "./a"}],
     "stages": {
-        "scale": {"base": "a", "sizes": list(range(1000, 5001, 200)), "seeds": list(range(20))},
+        "scale": {"base": "a", "sizes": list(range(1000, 5001, 100)), "seeds": list(range(20))},
         "bases": None,
         "quantization": None,
     },
@@ -394,6 +478,11 @@ SPEC = {
 
 def _board() -> Board:
     return Board(PLANS)
+
+
+def _close_cpu(pc: Pc) -> None:
+    """Nothing is left for CPU slots after the study's first job; the api need not look for it every time."""
+    pc.board.occupy(1, pc.id)
 
 
 def length_of(job: t.Job) -> float:
@@ -410,3 +499,33 @@ def _result(job: t.Job) -> protocol.ResultRequest:
     values = {"score": ("nll", "tokens", "bytes")}.get(job.kind, ())
     records = [protocol.RecordIn(item=f"q{i}", name=name, value=1 + i / 10) for i in range(3) for name in values]
     return protocol.ResultRequest(records=records, metrics={}, artifacts=files)
+
+
+def main() -> int:
+    """Where a weekend's GPU-seconds went, for the seeds that are given."""
+    for seed in map(int, sys.argv[1:] or ["1"]):
+        for keep in (True, False):
+            weekend = live(seed, keep)
+            print(
+                f"seed {seed}, {'checkpoints' if keep else 'from zero'}: goodput {weekend.goodput:.3f}, "
+                f"{weekend.jobs} jobs, {weekend.failures} failures, "
+                f"{weekend.lost_per_failure:.0f} GPU-seconds lost a failure"
+            )
+            for what, share in weekend.shares.items():
+                print(f"  {share:7.2%}  {what}", flush=True)
+    return 0
+
+
+def live(seed: int, keep: bool, gap_every_s: float = GAP_EVERY_S) -> Weekend:
+    """One weekend, with a store of its own in memory where there is a file system for that."""
+    roomy = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="jsm-trace-", dir=roomy) as folder:
+        engine = open_store(f"sqlite:///{(Path(folder) / 'store.sqlite').as_posix()}")
+        try:
+            return Home(engine, Path(folder), seed, keep, gap_every_s).run()
+        finally:
+            engine.dispose()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

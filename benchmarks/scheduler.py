@@ -38,7 +38,7 @@ BOUND = 1.10
 ASSIGN_MS = 100.0
 HOURS_BETWEEN = 8.0
 CALLS = 300
-LOOKS = 0.001  # seconds a job between two looks of the coordinator, which in truth looks at once
+LOOK_S = 1.0  # between two looks of the coordinator, which is woken by every report; what a look takes is in it
 PROCESSES = 2
 
 STUDIES = {
@@ -134,10 +134,9 @@ def run(scenario: Scenario) -> Outcome:
     away = scenes.trace(slots, seed, HOURS_BETWEEN if scenario.churn else 0.0)
     studies = _studies(scenario, slots, seed)
     least = bounds.bound(slots, studies, away, scenes.biases(seed))
-    window = LOOKS * sum(len(jobs) for jobs in studies)
     before = [] if scenario.new else scenes.history(seed)
     found = [
-        Simulation(slots, copy.deepcopy(studies), away, seed, choose, before).run(window)
+        Simulation(slots, copy.deepcopy(studies), away, seed, choose, before).run(LOOK_S)
         for choose in (scheduler.assign, Fifo())
     ]
     print(

@@ -109,7 +109,7 @@ class Simulation:
         if any(self.stages[job.ready.study, stage] for stage in range(job.barrier)):
             self.held[job.ready.study].append(place)
         else:
-            self.ready[place] = replace(job.ready, waited=-self.now)
+            self.ready[place] = replace(job.ready, since=self.now)
 
     def _complete(self, place: int) -> None:
         job = self.jobs[place]
@@ -211,11 +211,11 @@ class Simulation:
             if after:
                 self._push(at + after, "lost", place)
             else:
-                self.ready[place] = replace(job.ready, waited=-at)
+                self.ready[place] = replace(job.ready, since=at)
 
     def _lost(self, place: int, _: int, at: float) -> None:
         """Its lease is over."""
-        self.ready[place] = replace(self.jobs[place].ready, waited=-at)
+        self.ready[place] = replace(self.jobs[place].ready, since=at)
 
 
 class Fifo:
@@ -229,7 +229,7 @@ class Fifo:
 
     def __call__(self, ready: list[ReadyJob], slots: list[OpenSlot], _: Costs) -> list[Offer]:
         new = [job for job in ready if job.id not in self._queued]
-        for job in sorted(new, key=lambda job: (-job.waited, job.order, job.id)):
+        for job in sorted(new, key=lambda job: (job.since, job.order, job.id)):
             self._queues[on_gpu(job)].append(job)
             self._queued.add(job.id)
         return list(self._offers(slots))

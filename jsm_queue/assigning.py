@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Engine, Row
+from sqlalchemy import Connection, Engine, Row
 from sqlmodel import Session, col, func, select
 
 from jsm_queue import lifecycle, logs, scheduler
@@ -20,7 +21,7 @@ from jsm_queue.scheduler import Files, Offer, OpenSlot, ReadyJob
 from jsm_queue.store import costs, places, queries, works
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading, writing
-from jsm_queue.store.works import Known
+from jsm_queue.store.works import Known, Listed
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,11 @@ JUDGE_PAUSES_S = (120.0, 600.0)  # after the first charge of a job whose judge i
 STAGES = ("scale", "bases", "quantization")
 KIND_ORDER = ("prepare", "train", "score", "convert", "answer", "judge", "parity", "latency")
 LOCATED = ("answer", "parity")  # kinds whose inputs are so big that it matters where they lie
+FEW = 500  # new ready jobs that are read by their ids; more of them with all the others
 LOCATED_JOBS = 2000  # with more ready ones every slot finds something anyway
 ROOMY = 60e9  # bytes of disk with which nobody asks whether a job's inputs fit
+AWAIT_S = 1800.0  # how long a job comes last for everyone but the worker that went away with more of it done
+WORTH_S = 30.0  # how much more, in seconds of its work
 LEAST_LEFT = 0.2  # of the time that it ran: what a run that takes longer than was thought will still take
 FAR = 0.1  # of its way: from there on a run's own pace says how long it takes
 FREEING_S = 2.0  # from a whole result to the report that its slot is free
@@ -65,25 +69,52 @@ def _ring(ring: Ring, offer: Offer, bell: Bell) -> None:
         logger.warning("the queue cannot be reached (%s); the offer of run %s will be made again", error, bell.run)
 
 
+Kept = dict[Listed, tuple[ReadyJob, str | None]]
+"""Listing → the job, and the name of its base."""
+
+_kept: WeakKeyDictionary[Engine | Connection, Kept] = WeakKeyDictionary()
+"""What the last look at a store read of jobs that are still ready: reading thousands anew takes seconds."""
+
+
 def ready_jobs(session: Session, now: float) -> list[ReadyJob]:
     """The ready jobs of running studies, each with what the scheduler must know of it."""
-    resting = _resting(session, now)
-    rows = [row for row in queries.ready_jobs(session) if row.id not in resting]
+    resting = resting_until(session, now)
+    rows = [row for row in works.ready(session) if row.id not in resting]
     known = _known(session, {row.study for row in rows})
     excluded = _excluded(session, rows, now)
     located = places.of_inputs(session, LOCATED) if 0 < len(rows) <= LOCATED_JOBS else {}
+    awaited = {row.job: row.worker for row in queries.gone_with(session, now - AWAIT_S) if _ahead_s(row) > WORTH_S}
     bases = _base_files(session, known)
+    kept = _kept[session.get_bind()] = _read(session, rows, known, now)
     jobs: dict[str, ReadyJob] = {}
     for row in rows:
-        job = _ready_job(row, known.get(row.study), excluded, now)
-        other = jobs.get(job.id)
+        job, base = kept[row]
+        files = located.get(row.id, ())
+        if job.base is not None and base in bases.get(row.study, {}):
+            files = (*files, bases[row.study][base])
+        job = _with(job, excluded.get(row.id, frozenset()), awaited.get(row.id), files)
+        kept[row] = job, base
+        other = jobs.get(row.id)
         if other is None or (-other.priority, other.order) > (-job.priority, job.order):
-            jobs[job.id] = _with_files(job, row.base, bases.get(row.study, {}), located)
+            jobs[row.id] = job
     return list(jobs.values())
 
 
-def _resting(session: Session, now: float) -> set[str]:
-    """Jobs of judges behind a URL that crashed a moment ago: one outage of a server is not to use up all charges."""
+def _read(session: Session, rows: Sequence[Listed], known: Mapping[str, Known], now: float) -> Kept:
+    """What those listings stand for: as an earlier look read it, or from the store."""
+    kept = _kept.get(session.get_bind(), {})
+    new = {row.id for row in rows if row not in kept}
+    read: Kept = {}
+    for row in queries.ready_jobs(session, new if len(new) <= FEW else None) if new else ():
+        listed = Listed(row.id, row.study, row.stage, row.cell, row.memory_needed, row.solo, row.priority)
+        read[listed] = _ready_job(row, known.get(row.study), now), row.base
+    return {row: kept[row] if row in kept else read[row] for row in rows}
+
+
+def resting_until(session: Session, now: float) -> dict[str, float]:
+    """Job → until when it is not offered, of judges behind a URL that crashed a moment ago: one outage of a server is
+    not to use up all charges.
+    """
     newest = (
         select(t.Job.id, t.Job.params, t.Job.charges, func.max(t.Attempt.ended_at))
         .join(t.Attempt, col(t.Attempt.job) == col(t.Job.id))
@@ -91,15 +122,21 @@ def _resting(session: Session, now: float) -> set[str]:
         .where(col(t.Attempt.reason).in_(CHARGING))
         .group_by(t.Job.id)
     )
-    return {
-        job
+    until = {
+        job: (ended or 0.0) + JUDGE_PAUSES_S[min(charges, len(JUDGE_PAUSES_S)) - 1]
         for job, params, charges, ended in session.exec(newest)
         if params.get("judge", {}).get("kind") == "openai"
-        and now < (ended or 0.0) + JUDGE_PAUSES_S[min(charges, len(JUDGE_PAUSES_S)) - 1]
     }
+    return {job: end for job, end in until.items() if now < end}
 
 
-def _ready_job(row: Row[Any], known: Known | None, excluded: Mapping[str, frozenset[str]], now: float) -> ReadyJob:
+def _ahead_s(row: Row[Any]) -> float:
+    """Seconds of work that another worker would do again."""
+    took = row.until - (row.started_at or row.until)
+    return took * (row.position - row.kept) / max(1, row.position - row.began_at)
+
+
+def _ready_job(row: Row[Any], known: Known | None, now: float) -> ReadyJob:
     order = (row.created_at, STAGES.index(row.stage), KIND_ORDER.index(row.kind), -(row.n or 0), row.seed or 0)
     base = known.bases.get(row.base) if known and "base" in row.params else None
     return ReadyJob(
@@ -111,22 +148,19 @@ def _ready_job(row: Row[Any], known: Known | None, excluded: Mapping[str, frozen
         hardware=row.params.get("hardware"),
         exclusive=row.kind == "latency",
         gpu=on_gpu(row.kind, row.params),
-        excluded=excluded.get(row.id, frozenset()),
         study=row.study,
         task=known.task(row.kind, row.params, row) if known else None,
         memory_needed=row.memory_needed,
         fuses=base if row.kind == "train" and not row.solo else None,
-        waited=max(0.0, now - row.listed_at),
+        since=min(now, row.listed_at),
     )
 
 
-def _with_files(
-    job: ReadyJob, base: str | None, bases: Mapping[str, Files], located: Mapping[str, tuple[Files, ...]]
-) -> ReadyJob:
-    files = located.get(job.id, ())
-    if job.base is not None and base and base in bases:
-        files = (*files, bases[base])
-    return replace(job, files=files) if files else job
+def _with(job: ReadyJob, excluded: frozenset[str], awaits: str | None, files: tuple[Files, ...]) -> ReadyJob:
+    """The job with what may be another at each look; the same object where nothing is."""
+    if (job.excluded, job.awaits, job.files) == (excluded, awaits, files):
+        return job
+    return replace(job, excluded=excluded, awaits=awaits, files=files)
 
 
 def _known(session: Session, studies: Collection[str]) -> dict[str, Known]:
@@ -144,7 +178,7 @@ def _base_files(session: Session, known: Mapping[str, Known]) -> dict[str, dict[
     return found
 
 
-def _excluded(session: Session, rows: Sequence[Row[Any]], now: float) -> dict[str, frozenset[str]]:
+def _excluded(session: Session, rows: Sequence[Listed], now: float) -> dict[str, frozenset[str]]:
     """Job → the workers whose disk it filled, or that are too small for its inputs whatever they remove for them."""
     found: dict[str, set[str]] = defaultdict(set)
     for job, worker in queries.full_disks(session, now - DISK_PAUSE_S):

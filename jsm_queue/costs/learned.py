@@ -9,6 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -58,17 +59,26 @@ class Costs:
 
     def times(self, classes: tuple[SlotClass, ...]) -> Callable[[Task], Times]:
         """What `seconds` and `doubt` say of a job on slots of those classes: worked out once, as thousands ask."""
-        table = self._tables.setdefault(classes, {})
+        table, modelled = self._tables.setdefault(classes, {}), _modelled(classes)
+        taught: dict[tuple[str, str | None], Times] = {}
 
         def look_up(work: Task) -> Times:
             found = table.get(work)
             if found is None:
-                seconds = [self.seconds(work, each) for each in classes]
-                doubtful = [taken * self.doubt(work, each) for taken, each in zip(seconds, classes, strict=True)]
-                found = table[work] = Times(np.array(seconds, dtype=float), np.array(doubtful, dtype=float))
+                of_kind = taught.get((work.kind, work.base))
+                if of_kind is None:
+                    of_kind = taught[work.kind, work.base] = self._taught(work, classes)
+                seconds = modelled(work) * of_kind.seconds
+                found = table[work] = Times(seconds, seconds * of_kind.doubtful)
             return found
 
         return look_up
+
+    def _taught(self, work: Task, classes: tuple[SlotClass, ...]) -> Times:
+        """By what the model's time is to be multiplied on each class, and that by for the doubt."""
+        factors = [self.factor(work, each.name) for each in classes]
+        doubts = [self.doubt(work, each) for each in classes]
+        return Times(np.array(factors, dtype=float), np.array(doubts, dtype=float))
 
     def seconds(self, work: Task, slot: SlotClass) -> float:
         """Time of one job on a slot of that class."""
@@ -103,6 +113,14 @@ class Costs:
         if kind != "gpu":
             return modelled
         return max(min(modelled, self.enough.get(key, math.inf)), self.too_little.get(key, 0.0))
+
+
+@lru_cache(maxsize=64)
+def _modelled(classes: tuple[SlotClass, ...]) -> Callable[[Task], NDArray[np.float64]]:
+    """What the model says of a job on each class: kept from look to look, as no sample changes it."""
+    return lru_cache(maxsize=1 << 16)(
+        lambda work: np.array([prior_seconds(work, each) for each in classes], dtype=float)
+    )
 
 
 PRIOR = Costs()

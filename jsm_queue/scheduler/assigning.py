@@ -3,9 +3,11 @@
 A job that would end sooner where it has to wait leaves the free slot to another: a CPU does not take a training that a
 GPU will have done before, nor a slow card the last one of a stage. Who waits counts where it waits, so the queue there
 grows until the free slot is the sooner one.
+
+A job that awaits its worker goes to it before any other of its priority, and to another worker after all of them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -28,7 +30,10 @@ def assign(ready: Sequence[ReadyJob], slots: Sequence[OpenSlot], costs: Costs = 
     for level in by_priority(groups((job for job in ready if not job.exclusive), pool)):
         if not pool.left:
             break
-        offers += _place(level, pool)
+        awaiting = [group for group in level if group.first.awaits]
+        offers += [offer for group in awaiting for offer in _reunite(group, pool)]
+        offers += _place([group for group in level if not group.first.awaits], pool)
+        offers += _place([group for group in awaiting if group.left], pool)
     return offers
 
 
@@ -58,6 +63,14 @@ def _emptiness(pool: Pool, worker: str) -> tuple[float, int]:
     return float(pool.wait[own].max()), -int(pool.free[own].sum())
 
 
+def _reunite(group: Group, pool: Pool) -> Iterator[Offer]:
+    """What a worker began goes on there."""
+    own = np.flatnonzero(pool.free & pool.named("worker", group.first.awaits) & group.fits)
+    for slot in own:
+        if group.left:
+            yield _give(group, int(slot), float(group.seconds[slot]), pool)
+
+
 def _place(level: Sequence[Group], pool: Pool) -> list[Offer]:
     """Jobs of one priority: one by one while that matters, the rest of each group at once."""
     offers: list[Offer] = []
@@ -67,7 +80,7 @@ def _place(level: Sequence[Group], pool: Pool) -> list[Offer]:
     for group in turns:
         if not pool.left:
             return offers
-        if looks <= 0 or group.waits >= WAITS or not (pool.free & np.isfinite(group.seconds)).any():
+        if looks <= 0 or group.waits >= WAITS or not (pool.free & group.fits).any():
             turns.drop(group)
             rest.append(group)
             continue
@@ -97,13 +110,12 @@ def _place_rest(group: Group, pool: Pool) -> list[Offer]:
     the whole.
     """
     level = ending(pool.wait, group.seconds, group.left)
-    fitting = np.isfinite(group.seconds)
     offers = []
-    free = np.flatnonzero(pool.free & fitting & (group.seconds <= level))
+    free = np.flatnonzero(pool.free & group.fits & (group.seconds <= level))
     for slot in free[np.argsort(group.seconds[free], kind="stable")]:
         if group.left:
             offers.append(_give(group, int(slot), float(group.seconds[slot]), pool))
-    pool.wait = np.where(fitting, np.maximum(pool.wait, level), pool.wait)
+    pool.wait = np.where(group.fits, np.maximum(pool.wait, level), pool.wait)
     return offers
 
 

@@ -26,7 +26,8 @@ class Need:
 @dataclass(frozen=True)
 class Situation:
     """A job as the store has it. `studies`: name and state of those that list it. Of its newest attempt: its `worker`'s
-    name, its state as `attempt`, how many seconds ago that began, where it is, and why it stands still.
+    name, its state as `attempt`, how many seconds ago that began, where it is, and why it stands still. `rests_s`: for
+    how long it is not offered, as its judge's server was away.
     """
 
     state: str
@@ -40,6 +41,7 @@ class Situation:
     total: int = 0
     paused: str | None = None
     job: str = ""
+    rests_s: float | None = None
 
 
 def explain(now: Situation, ready: Sequence[ReadyJob], slots: Sequence[OpenSlot], costs: Costs) -> str:
@@ -54,6 +56,8 @@ def explain(now: Situation, ready: Sequence[ReadyJob], slots: Sequence[OpenSlot]
         return unwanted
     if now.state == "waiting":
         return _needs(now)
+    if now.rests_s is not None:
+        return f"its judge's server was away; it is asked again in about {about(now.rests_s)}"
     own = next((job for job in ready if job.id == now.job), None)
     return "it is not among the jobs that may be offered" if own is None else _waits(own, ready, slots, costs)
 
@@ -165,6 +169,8 @@ def _queues(own: ReadyJob, ready: Sequence[ReadyJob], pool: Pool, fitting: Mask)
         return f"the owner of {held[0].name or held[0].worker} keeps what fits: {held[0].hold}"
     before = _before(own, ready, pool)
     ahead = f"; {before} job{'s go' if before > 1 else ' goes'} before it" if before else ""
+    if own.awaits:
+        ahead += "; a worker that went away has more of it done, and goes on with it when it is back"
     if (fitting & pool.free).any():
         if before:
             return f"the slots that are free go to others first{ahead}"

@@ -1,6 +1,8 @@
 """What the scheduler decides about, and its decisions."""
 
 from dataclasses import dataclass, field
+from operator import attrgetter
+from weakref import WeakValueDictionary
 
 from jsm_queue.costs import SlotClass, Task
 
@@ -13,16 +15,32 @@ class Files:
     size: int
 
 
+class Alike:
+    """What jobs have in common that take equally long in each slot; equal only to itself."""
+
+    __slots__ = ("__weakref__",)
+
+    def __deepcopy__(self, _: object) -> "Alike":
+        return self
+
+
+ALIKE = attrgetter(
+    "priority", "study", "kind", "base", "hardware", "gpu", "excluded", "task", "memory_needed", "fuses", "awaits"
+)
+_known: WeakValueDictionary[tuple[object, ...], Alike] = WeakValueDictionary()
+
+
 @dataclass(frozen=True, slots=True)
 class ReadyJob:
     """A ready, wanted job. `priority`: of its study, higher first; `order`: its place among the jobs of that priority
-    that are else alike; `waited`: seconds since it was listed.
+    that are else alike; `since`: when it was listed, in seconds of one clock for all.
 
     `base`: BaseRef.key of the model that a runner would keep. `hardware`: the class of machine it must run on, None for
     any; `exclusive`: it needs a whole worker to itself. `gpu`: it goes to GPU slots where its worker has any, though
     its kind does not say so. `excluded`: workers that may not have it now. `memory_needed`: bytes that proved to be too
     few, and a little. `fuses`: trainings that name the same here may go through the engine together; None: it runs
-    alone.
+    alone. `awaits`: the worker that has more of it done than the api has, and may come back. `alike`: the same of all
+    that take equally long in each slot.
     """
 
     id: str
@@ -39,7 +57,13 @@ class ReadyJob:
     memory_needed: int = 0
     fuses: str | None = None
     files: tuple[Files, ...] = ()
-    waited: float = 0.0
+    since: float = 0.0
+    awaits: str | None = None
+    alike: Alike = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Once a job, as each look sorts thousands that the one before has sorted."""
+        object.__setattr__(self, "alike", _known.setdefault(ALIKE(self), Alike()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,24 +14,23 @@ from operator import attrgetter
 
 import numpy as np
 
-from jsm_queue.scheduler.offers import ReadyJob
-from jsm_queue.scheduler.pool import Pool, Values, on_gpu, task_of
+from jsm_queue.scheduler.offers import Alike, ReadyJob
+from jsm_queue.scheduler.pool import Mask, Pool, Values, on_gpu, task_of
 
-ALIKE = attrgetter("priority", "study", "kind", "base", "hardware", "gpu", "excluded", "task", "memory_needed", "fuses")
-"""Jobs that are equal in these take equally long in each slot."""
 IN_ORDER = attrgetter("order", "id")
-WAITED = attrgetter("waited")
+SINCE = attrgetter("since")
 
 
 @dataclass
 class Group:
-    """Jobs that are alike, of which `first` is the first and which so many slots of the pool are `fitting`. Some are
-    `placed`: they have a slot, or wait for one; the last `waits` of them do.
+    """Jobs that are alike, of which `first` is the first. The pool's slots that suit them: `fits`, so many as are
+    `fitting`. Some are `placed`: they have a slot, or wait for one; the last `waits` of them do.
     """
 
     first: ReadyJob
     jobs: list[ReadyJob]
     pool: Pool
+    fits: Mask
     fitting: int
     rank: float
     placed: int = 0
@@ -56,19 +55,20 @@ class Group:
 
 def groups(ready: Iterable[ReadyJob], pool: Pool) -> list[Group]:
     """The jobs that some slot fits, the highest priority first, and of each study the most urgent first."""
-    alike: defaultdict[tuple[object, ...], list[ReadyJob]] = defaultdict(list)
+    alike: defaultdict[Alike, list[ReadyJob]] = defaultdict(list)
     for job in ready:
-        alike[ALIKE(job)].append(job)
+        alike[job.alike].append(job)
     found = [_group(jobs, pool) for jobs in alike.values()]
     return sorted((g for g in found if g.fitting), key=lambda g: (-g.first.priority, -g.rank, IN_ORDER(g.first)))
 
 
 def _group(jobs: list[ReadyJob], pool: Pool) -> Group:
     first = min(jobs, key=IN_ORDER)
-    fitting = int(np.count_nonzero(pool.fits(first)))
+    fits = pool.fits(first)
+    fitting = int(np.count_nonzero(fits))
     path = pool.costs.path(task_of(first), pool.usual(on_gpu(first)))
     scarcity = len(pool.slots) / max(fitting, 1)
-    return Group(first, jobs, pool, fitting, path * scarcity + max(map(WAITED, jobs)))
+    return Group(first, jobs, pool, fits, fitting, path * scarcity - min(map(SINCE, jobs)))
 
 
 def by_priority(ordered: Iterable[Group]) -> Iterator[list[Group]]:

@@ -90,9 +90,29 @@ def oom(engine: Engine, attempt: str, now: float) -> t.Job:
 
 def test_ready_jobs_carry_what_their_study_says_of_them(engine: Engine, study: str) -> None:
     job = ready(engine)[0]
-    assert (job.study, job.waited) == (study, pytest.approx(9.0, abs=9.1))
+    assert job.study == study and NOW <= job.since <= NOW + 9
     assert job.task.parameters == 8e9 and job.task.known and job.task.examples in (30, 60)
     assert job.base == inputs(spec()).bases["a"].key == job.fuses, "as runners report what they hold"
+
+
+def test_a_look_reads_only_what_is_new_of_ready_jobs(
+    engine: Engine, study: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ready(engine)
+    asked: list[Any] = []
+    real = queries.ready_jobs
+    monkeypatch.setattr(queries, "ready_jobs", lambda session, only=None: asked.append(only) or real(session, only))
+    again = ready(engine)
+    assert not asked and all(old is new for old, new in zip(first, again, strict=True))
+    with writing(engine) as session:
+        session.get_one(t.Job, first[0].id).memory_needed = 7
+        session.get_one(t.Job, first[1].id).state = "failed"
+    changed = {job.id: job for job in ready(engine)}
+    assert asked == [{first[0].id}]
+    assert changed[first[0].id].memory_needed == 7 and first[1].id not in changed
+    with writing(engine) as session:
+        session.get_one(t.Study, study).priority = 5
+    assert {job.priority for job in ready(engine)} == {5}
 
 
 def test_a_slot_says_when_it_will_be_free(engine: Engine, study: str) -> None:
@@ -113,6 +133,49 @@ def test_a_slot_says_when_it_will_be_free(engine: Engine, study: str) -> None:
 )  # fmt: skip
 def test_how_long_a_run_still_takes(whole: float, elapsed: float, at: tuple[int, int, int], left: float) -> None:
     assert remaining(whole, elapsed, *at) == pytest.approx(left)
+
+
+def beat(engine: Engine, attempt: str, position: int, now: float, lease_s: float = 60.0) -> None:
+    report = protocol.AttemptReport(attempt=attempt, phase="running", position=position, total=100)
+    request = protocol.HeartbeatRequest(boot_id=BOOT, slots=[slot(free=False)], attempts=[report])
+    with writing(engine) as session:
+        lifecycle.heartbeat(session, session.get_one(t.Worker, "w"), request, lease_s, now)
+
+
+def awaiting(engine: Engine, job: str, now: float) -> str | None:
+    with reading(engine) as session:
+        return next(each.awaits for each in assigning.ready_jobs(session, now) if each.id == job)
+
+
+def test_a_job_awaits_the_worker_that_went_away_with_it_for_half_an_hour(engine: Engine, study: str) -> None:
+    join(engine, "w", slot())
+    job = ready(engine)[0].id
+    attempt = start(engine, job, attempt="a1" * 16)
+    beat(engine, attempt, 40, 20.0)
+    with writing(engine) as session:
+        lifecycle.reap(session, 20.0, 100.0, leases=True)
+    assert awaiting(engine, job, 101.0) == "w", "its lease is over, and nobody took the job"
+    assert awaiting(engine, job, 80.0 + assigning.AWAIT_S + 1) is None
+
+
+def test_a_job_goes_on_where_a_worker_started_anew(engine: Engine, study: str) -> None:
+    join(engine, "w", slot())
+    job = ready(engine)[0].id
+    beat(engine, start(engine, job, attempt="a1" * 16), 40, 70.0)
+    greeting = protocol.HelloRequest(
+        boot_id="c1" * 16, hardware=protocol.Hardware(hardware_class="A", os="x", cpu="x", cores=1, memory_bytes=1),
+        slots=[slot()],
+    )  # fmt: skip
+    with writing(engine) as session:
+        lifecycle.hello(session, session.get_one(t.Worker, "w"), greeting, 60.0, 90.0)
+    assert awaiting(engine, job, 91.0) == "w"
+    with writing(engine) as session:
+        session.get_one(t.Job, job).position = 35
+    assert awaiting(engine, job, 91.0) is None, "the api has almost as much of it"
+    with writing(engine) as session:
+        session.get_one(t.Job, job).position = 0
+        lifecycle.set_worker_state(session, session.get_one(t.Worker, "w"), "paused", 92.0)
+    assert awaiting(engine, job, 93.0) is None, "it takes no jobs"
 
 
 def test_an_accepted_attempt_is_a_sample(engine: Engine, study: str) -> None:
@@ -252,6 +315,9 @@ def test_a_judge_that_is_away_is_asked_again_later_and_not_until_quarantine(engi
             return {job.id[0] for job in assigning.ready_jobs(session, now) if job.kind == "judge"}
 
     assert offered(101) == {"b"}
+    with reading(engine) as session:
+        said = waiting.why(session, session.get_one(t.Job, "a" * 64), 101).why
+    assert said == "its judge's server was away; it is asked again in about 2 min"
     assert offered(219) == {"b"}
     assert offered(220) == {"a", "b"}
     with writing(engine) as session:

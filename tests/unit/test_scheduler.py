@@ -32,7 +32,7 @@ JOBS = st.lists(
         study=st.sampled_from(["s", "t"]),
         task=st.sampled_from([None, TRAIN]),
         memory_needed=st.sampled_from([0, 12 * GB]),
-        waited=st.sampled_from([0.0, 1e6]),
+        since=st.sampled_from([0.0, -1e6]),
     ),
     max_size=12,
     unique_by=lambda job: job.id,
@@ -169,8 +169,16 @@ def test_the_scarcest_fit_comes_first() -> None:
     assert given_to([small, large], slots) == {"large": "big"}
 
 
+def test_a_job_goes_on_where_most_of_it_is_done_and_elsewhere_only_after_all_others() -> None:
+    begun, other = train("begun", awaits="a"), train("other")
+    assert given_to([begun, other], [gpu("b")]) == {"other": "b"}, "its worker may come back"
+    assert given_to([begun, other], [gpu("a")]) == {"begun": "a"}
+    assert given_to([begun, replace(other, priority=1)], [gpu("a")]) == {"other": "a"}
+    assert given_to([begun], [gpu("b")]) == {"begun": "b"}, "nothing else is to be done"
+
+
 def test_nobody_starves() -> None:
-    small, large = train("old", waited=1e6), train("large", memory_needed=20 * GB)
+    small, large = train("old", since=-1e6), train("large", memory_needed=20 * GB)
     slots = [gpu("big", memory=24), *(gpu(f"w{i}", busy_s=5000.0) for i in range(3))]
     assert given_to([small, large], slots) == {"old": "big"}
 
