@@ -5,7 +5,7 @@ PYTHON := $(or $(PYTHON),python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev check test demo crashpoints chaos docs clean
+.PHONY: help install install-dev check test demo crashpoints chaos chaos-bugs docs clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ crashpoints: install-dev ## kills a process at every commit, rename and send of 
 
 chaos: install-dev ## 60 jobs on six machines while everything goes wrong: make chaos SEED=1 FAULTS=200
 	@$(BIN)/python -W "ignore:XDG_RUNTIME_DIR is not set" -m tests.chaos --seed $(or $(SEED),1) --faults $(or $(FAULTS),200)
+
+chaos-bugs: install-dev ## every planted bug must be found by a short chaos run: make chaos-bugs JOBS=2
+	@$(BIN)/python -W "ignore:XDG_RUNTIME_DIR is not set" -m tests.chaos.hunt --jobs $(or $(JOBS),2)
 
 docs: install-dev ## writes the pages of docs/ that follow from code and measurements
 	$(BIN)/python scripts/reference.py

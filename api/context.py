@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from sqlalchemy import Engine
 
 from api.hubcache import HubCache
+from api.news import News
 from jsm_queue import acl, tls
 from jsm_queue.artifacts import Uploads
 from jsm_queue.settings import Settings
@@ -18,7 +19,9 @@ from jsm_queue.settings import Settings
 
 @dataclass(frozen=True)
 class Context:
-    """One api process. `wake`: set it when the coordinator has something to look at."""
+    """One api process. `wake`: set it when the coordinator has something to look at. `news`: of what is desired of
+    attempts, for the workers' long polls.
+    """
 
     engine: Engine
     settings: Settings
@@ -26,6 +29,7 @@ class Context:
     hub: HubCache
     wake: threading.Event = field(default_factory=threading.Event)
     stop: threading.Event = field(default_factory=threading.Event)
+    news: News = field(default_factory=News)
 
     @property
     def artifacts(self) -> Path:

@@ -19,7 +19,7 @@ from jsm_queue.assigning import Ring
 from jsm_queue.kinds import Inputs
 from jsm_queue.settings import Settings
 from jsm_queue.spec import parse_spec
-from jsm_queue.store import looks, queries
+from jsm_queue.store import looks, queries, results
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import insert_or_ignore, reading, writing
 
@@ -141,7 +141,7 @@ def decide(session: Session, study: planner.Study, stage: planner.Stage) -> verd
 def _measured(session: Session, study: str, stage: planner.Stage) -> tuple[list[verdicts.CellValues], list[str]]:
     """What a stage's verdict rests on: its cells' values, and the cells that are missing."""
     kind, split = ("score", "validation") if stage == "scale" else ("judge", "bench")
-    return _cells(session, study, stage, kind, split), queries.missing_cells(session, study, stage)
+    return _cells(session, study, stage, kind, split), results.missing_cells(session, study, stage)
 
 
 def _conclude(
@@ -160,7 +160,7 @@ def _cells(session: Session, study: str, stage: str, kind: str, split: str) -> l
     main, weight = ("nll", "tokens") if kind == "score" else ("score", "")
     metrics = _cell_metrics(session, study, stage)
     found = {}
-    for row in queries.cell_records(session, study, stage, kind, split, [main, weight]):
+    for row in results.cell_records(session, study, stage, kind, split, [main, weight]):
         values, weights = found.setdefault((row.cell, row.base, row.n, row.seed, row.format), ({}, {}))
         (values if row.name == main else weights)[row.item] = row.value
     return [
@@ -190,7 +190,7 @@ METRICS = {
 def _cell_metrics(session: Session, study: str, stage: str) -> dict[str, dict[str, float]]:
     """Cell → its METRICS; bits per byte are the test set's."""
     found: dict[str, dict[str, float]] = {}
-    for row in queries.comparisons(session, study)[stage]:
+    for row in results.comparisons(session, study)[stage]:
         named = {METRICS[name]: value for name, value in row.items() if name in METRICS and value is not None}
         if row["split"] != "test":
             named.pop("bits_per_byte", None)

@@ -47,6 +47,7 @@ def _situation(session: Session, job: t.Job, now: float) -> Situation:
         total=newest.total if newest else 0,
         paused=newest.paused if newest else None,
         job=job.id,
+        rests_s=until - now if (until := assigning.resting_until(session, now).get(job.id)) else None,
     )
 
 

@@ -15,7 +15,7 @@ from jsm_queue.errors import ConflictError, SpecError
 from jsm_queue.kinds import Inputs
 from jsm_queue.protocol import SubmitRequest
 from jsm_queue.spec import StudySpec, parse_spec
-from jsm_queue.store import pages, queries, summaries
+from jsm_queue.store import pages, queries, results, summaries
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading, writing
 
@@ -118,7 +118,7 @@ def list_jobs(
 def show_comparisons(ctx: Ctx, study_id: str) -> dict[str, list[dict[str, Any]]]:
     """The stage tables, one row a cell and split."""
     with reading(ctx.engine) as session:
-        return queries.comparisons(session, queries.find_study(session, study_id).id)
+        return results.comparisons(session, queries.find_study(session, study_id).id)
 
 
 @router.get("/studies/{study_id}/records", dependencies=[Depends(READ)])
@@ -133,7 +133,7 @@ def list_records(
     """A page of a study's records. `next` is the `after` of the next page, null at the end."""
     with reading(ctx.engine) as session:
         study = queries.find_study(session, study_id)
-        rows = [row.model_dump() for row in queries.records(session, study.id, job, name, after, limit)]
+        rows = [row.model_dump() for row in results.records(session, study.id, job, name, after, limit)]
     return {"records": rows, "next": after + limit if len(rows) == limit else None}
 
 
@@ -148,7 +148,7 @@ def list_verdicts(ctx: Ctx, study_id: str) -> dict[str, Any]:
 def show_data(ctx: Ctx, study_id: str, request: Request) -> Response:
     """What `prepare` says of the study's data, as JSON; 404 before it is done."""
     with reading(ctx.engine) as session:
-        sha = queries.data_report(session, queries.find_study(session, study_id))
+        sha = results.data_report(session, queries.find_study(session, study_id))
     return files.ranged(request, artifacts.find(ctx.artifacts, sha), "application/json")
 
 
@@ -174,6 +174,7 @@ def cancel(ctx: Ctx, study_id: str) -> dict[str, Any]:
         study = queries.find_study(session, study_id)
         lifecycle.cancel_study(session, study, ctx.now())
     ctx.wake.set()
+    ctx.news.tell()
     return {"id": study.id, "state": study.state}
 
 
@@ -184,6 +185,7 @@ def pause(ctx: Ctx, study_id: str) -> dict[str, Any]:
         study = queries.find_study(session, study_id)
         _refuse(study, "cancelled", "ended")
         lifecycle.pause_study(session, study, ctx.now())
+    ctx.news.tell()
     return {"id": study.id, "state": study.state}
 
 

@@ -1,6 +1,5 @@
 """The worker protocol: join, hello, heartbeat, control, claim, result, end."""
 
-import asyncio
 import time
 import uuid
 from typing import Annotated
@@ -25,7 +24,7 @@ router = APIRouter(tags=["worker protocol"])
 Revision = Annotated[int, Query(ge=-1, le=protocol.LARGEST)]
 
 LONG_POLL_S = 25.0
-LOOK_S = 0.5  # between two looks of a long poll; a stop reaches its worker within this and one request
+LOOK_S = 0.5  # between two looks of a long poll: what another api was asked reaches a worker within this
 
 
 @router.post("/workers/join", status_code=201, dependencies=[Depends(INVITED)])
@@ -97,7 +96,7 @@ async def control(ctx: Ctx, token: Bearer, boot_id: protocol.Id, rev: Revision) 
         reply = await run_in_threadpool(_desired, ctx, token, boot_id)
         if reply.control_rev != rev or time.monotonic() > deadline or ctx.stop.is_set():
             return reply
-        await asyncio.sleep(LOOK_S)
+        await ctx.news.wait(LOOK_S)
 
 
 def _desired(ctx: Ctx, token: str, boot_id: str) -> protocol.ControlReply:

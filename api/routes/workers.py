@@ -89,4 +89,5 @@ def _set_state(ctx: Context, named: str, state: str) -> dict[str, str]:
         worker = queries.find_worker(session, named)
         lifecycle.set_worker_state(session, worker, state, ctx.now())
     ctx.wake.set()
+    ctx.news.tell()
     return {"id": worker.id, "name": worker.name, "state": worker.state}

@@ -13,6 +13,7 @@ from jsm_queue.cli import client, console, plan, probe, studies, up, view, watch
 from jsm_queue.cli.home import home
 from jsm_queue.errors import SetupError
 from jsm_queue.kinds import Inputs
+from jsm_queue.settings import settings
 from jsm_queue.spec import StudySpec, parse_spec, read_spec
 
 SPEC = Path("examples/river/study.yaml")
@@ -30,6 +31,7 @@ def run(keep: bool) -> int:
             with client.connect() as api:
                 return study(api, spec, started)
         with up.running(home()) as pool, pool.connect() as api:
+            pool.worker_env = {**pool.worker_env, **attended("courtesy" in settings().model_fields_set)}
             status = study(api, spec, started, pool)
             if keep:
                 tell_kept(pool)
@@ -37,6 +39,13 @@ def run(keep: bool) -> int:
     except KeyboardInterrupt:
         console.out.print("stopped; the next `jsm demo` goes on where it was")
     return status
+
+
+def attended(told: bool) -> dict[str, str]:
+    """Settings of the demo's worker. Its owner sits before it and asked for the demo, on battery or at any hour: the
+    worker gives way to `jsm worker yield` alone, unless the owner has `told` it otherwise.
+    """
+    return {} if told else {"JSM_COURTESY": "no"}
 
 
 def find_spec() -> Path:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import httpx
 
-from jsm_queue.cli import client, console, resolve, view, watch
+from jsm_queue.cli import client, console, resolve, view, watch, workers
 from jsm_queue.cli.home import home
 from jsm_queue.errors import NotFoundError, RequestError, SetupError
 from jsm_queue.files import write_whole
@@ -74,7 +74,12 @@ def status(study_id: str | None, as_json: bool) -> None:
     with client.connect() as api:
         if study_id is None:
             found = client.call(api, "GET", "/v1/studies")
-            console.print_json(found) if as_json else show_studies(found["studies"])
+            if as_json:
+                console.print_json(found)
+                return
+            show_studies(found["studies"])
+            for line in workers.kept(client.call(api, "GET", "/v1/workers")["workers"]):
+                console.out.print(f"[yellow]{console.escape(line)}[/]")
             return
         now = watch.look(api, find(api, study_id)["id"])
     if as_json:

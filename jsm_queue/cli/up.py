@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ from jsm_queue import acl, broker, logs, processes
 from jsm_queue.cli import client, console, lan
 from jsm_queue.cli.home import Endpoint, home, read_endpoint, read_token, read_worker_id, write_endpoint
 from jsm_queue.cli.supervisor import Part, Supervisor
-from jsm_queue.cli.workers import slots
-from jsm_queue.errors import SetupError
+from jsm_queue.cli.workers import kept, slots
+from jsm_queue.errors import AuthError, SetupError
 from jsm_queue.files import write_secret, write_whole
 from jsm_queue.settings import Settings, settings
 
@@ -47,7 +47,7 @@ class Stopped(Exception):
 
 @dataclass
 class Pool:
-    """The parts that run for one home folder, and how to reach them."""
+    """The parts that run for one home folder, and how to reach them. `worker_env`: the local worker's own settings."""
 
     home: Path
     supervisor: Supervisor
@@ -58,6 +58,7 @@ class Pool:
     flower_url: str | None = None
     opened: lan.Lan | None = None
     embedded: bool = False
+    worker_env: Mapping[str, str] = field(default_factory=dict)
 
     def tick(self) -> None:
         """Look after the parts. Raises Stopped after `jsm down`."""
@@ -78,10 +79,18 @@ class Pool:
             self.start_flower()
 
     def start_worker(self) -> None:
-        """Start the local worker."""
+        """Start the local worker. It joins anew where the pool does not know it any more."""
         argv = [sys.executable, "-m", "workers.agent", "--home", str(self.home / "worker"), "--api", self.api_url]
-        # Every user of this machine can read a command line, but not another's environment.
-        self._start("worker", [*argv, "--name", (platform.node() or "local")[:64]], self.invite())
+        argv += ["--name", (platform.node() or "local")[:64]]
+        log = self.supervisor.logs / "worker.log"
+
+        def start() -> processes.Process:
+            ended = [part.process.poll() for part in self.supervisor.parts if part.name == "worker"]
+            # Every user of this machine can read a command line, but not another's environment.
+            invite = self.invite() if ended in ([], [AuthError.exit_code]) else {}
+            return processes.spawn(argv, log, env={**self.env, **self.worker_env, **invite})
+
+        self.supervisor.start("worker", start)
 
     def invite(self) -> dict[str, str]:
         """What lets the local worker join, as a variable; nothing where the store knows it already."""
@@ -201,6 +210,8 @@ def _start(config: Settings, folder: Path, supervisor: Supervisor, opened: lan.L
         url = f"https://{lan.url_host(opened.local)}:{ports['api']}"
     token = admin_token(config, folder)
     pool = Pool(folder, supervisor, env, ports, url, token, opened=opened, embedded=embedded)
+    if opened is None and "hub" not in config.model_fields_set:
+        pool.worker_env = {"JSM_HUB": "direct"}  # through the api each base would lie on this disk twice
     (folder / "flower.password").unlink(missing_ok=True)
     if embedded:
         write_secret(folder / "flower.password", secrets.token_urlsafe(32))
@@ -334,6 +345,8 @@ def wait_for_worker(pool: Pool, note: Callable[[str], None]) -> None:
 
     pool.supervisor.wait_until(part, seen, START_S)
     note(" · ".join(f"worker {worker['name']}: {slots(worker['slots'])}" for worker in found))
+    for line in kept(found):
+        note(line)
 
 
 def down() -> None:

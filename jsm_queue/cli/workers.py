@@ -55,7 +55,7 @@ def _row(worker: dict, now: float) -> list[str]:
         str(sum(not slot["free"] and not slot["hold"] for slot in reported)),
         memory(reported),
         console.size(worker["disk_free"]) if worker["disk_free"] is not None else "",
-        "; ".join(dict.fromkeys(f"{slot['device']}: {slot['hold']}" for slot in reported if slot["hold"])),
+        "; ".join(holds(worker)),
     ]
 
 
@@ -81,6 +81,20 @@ def slots(reported: list[dict]) -> str:
     """ "1 GPU slot, 1 CPU slot"."""
     counts = {kind: sum(slot["kind"] == kind for slot in reported) for kind in ("gpu", "cpu")}
     return ", ".join(f"{n} {kind.upper()} slot{'s' if n > 1 else ''}" for kind, n in counts.items() if n)
+
+
+def holds(worker: dict) -> list[str]:
+    """Why its owner keeps slots: "cuda:0: eldenring runs", each once."""
+    return list(dict.fromkeys(f"{slot['device']}: {slot['hold']}" for slot in worker["slots"] if slot["hold"]))
+
+
+def kept(workers: list[dict]) -> list[str]:
+    """Of the live workers those of which the owner keeps slots: "gamer is kept by its owner: cuda:0: on battery"."""
+    return [
+        f"{worker['name']} is kept by its owner: {'; '.join(found)}"
+        for worker in workers
+        if worker["live"] and (found := holds(worker))
+    ]
 
 
 def start(api: str | None, token: str | None, folder: Path | None, name: str | None) -> int:

@@ -18,7 +18,7 @@ from jsm_queue.report import data as d
 from jsm_queue.report.build import LOSSES, STAGES, CellKey, Measured, Timed, build
 from jsm_queue.settings import settings
 from jsm_queue.spec import StudySpec, parse_spec
-from jsm_queue.store import queries
+from jsm_queue.store import queries, results
 from jsm_queue.store import tables as t
 from jsm_queue.verdicts import Verdict
 
@@ -178,8 +178,8 @@ def _failed(session: Session, study_id: str) -> dict[CellKey, list[str]]:
 
 def _metrics(session: Session, study_id: str) -> dict[CellKey, dict[str, float]]:
     """Each cell's metrics as `<kind>.<name>`, `bits_per_byte` on the test set, and how many prompts parity read."""
-    found = {CellKey(*key): dict(values) for key, values in queries.cell_metrics(session, study_id).items()}
-    for stage, rows in queries.comparisons(session, study_id).items():
+    found = {CellKey(*key): dict(values) for key, values in results.cell_metrics(session, study_id).items()}
+    for stage, rows in results.comparisons(session, study_id).items():
         for row in rows:
             if row["split"] == "test" and row.get("bits_per_byte") is not None:
                 found.setdefault(CellKey(stage, row["cell"]), {})["bits_per_byte"] = row["bits_per_byte"]

@@ -1,15 +1,13 @@
 """Reading the store. No function here writes."""
 
 import re
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Row, and_, case, or_, text
-from sqlmodel import Session, col, select
+from sqlalchemy import ColumnElement, Row, and_, case, or_, true
+from sqlmodel import Session, col, func, select
 
 from jsm_queue.errors import NotFoundError
-from jsm_queue.planner import TERMINAL
 from jsm_queue.store import access, summaries
 from jsm_queue.store import tables as t
 from jsm_queue.store.summaries import STAGES
@@ -92,9 +90,23 @@ def attempts(session: Session, job: str) -> list[tuple[t.Attempt, str]]:
 
 
 def waiting_for(session: Session, study: t.Study, now: float) -> str | None:
-    """What a running study's latency job needs and no live worker is, in words for people; else None."""
+    """What a running study needs and the pool has not now, in words for people; else None."""
     if study.state != "running":
         return None
+    return _owners(session, now) or _hardware(session, study, now)
+
+
+def _owners(session: Session, now: float) -> str | None:
+    """The worker that works again when its owner lets it, where owners keep all slots there are."""
+    held = sorted((worker.name, slot.hold or "") for slot, worker in slots(session, now))
+    if not held or not all(hold for _, hold in held):
+        return None
+    (name, hold), others = held[0], len({name for name, _ in held}) - 1
+    return f"{name}, kept by its owner: {hold}" + (f", and {others} more" if others else "")
+
+
+def _hardware(session: Session, study: t.Study, now: float) -> str | None:
+    """The class of hardware of the study's latency job, where no live worker is of it."""
     listed = select(t.StudyJob.job).where(t.StudyJob.study == study.id)
     ready = select(t.Job).where(col(t.Job.id).in_(listed), t.Job.state == "ready", t.Job.kind == "latency")
     here = {(worker.hardware or {}).get("hardware_class") for worker in live_workers(session, now)}
@@ -105,108 +117,9 @@ def waiting_for(session: Session, study: t.Study, now: float) -> str | None:
     return None
 
 
-def data_report(session: Session, study: t.Study) -> str:
-    """sha of the report that the study's prepare job made of its data. Raises NotFoundError before that is done."""
-    query = (
-        select(t.ArtifactRef.sha)
-        .join(t.StudyJob, col(t.StudyJob.job) == col(t.ArtifactRef.job))
-        .where(t.StudyJob.study == study.id, t.ArtifactRef.role == "data_report")
-    )
-    sha = session.exec(query.order_by(t.ArtifactRef.sha)).first()
-    if sha is None:
-        raise NotFoundError(
-            f"Study {study.id[:12]} has no data report yet: its prepare job is not done",
-            f"`jsm jobs {study.id[:12]}` says why",
-        )
-    return sha
-
-
 def label(kind: str, cell: str) -> str:
     """What people read in Flower and the CLI, e.g. "train river-qwen2 n=250 seed=1"."""
     return f"{kind} {cell}".strip()
-
-
-def comparisons(session: Session, study: str) -> dict[str, list[dict[str, Any]]]:
-    """Stage → one row a cell and split: NLL, score, and the cell's metrics as `<kind>.<name>`."""
-    cells: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for view in ("cell_nll", "cell_score"):
-        for row in session.connection().execute(text(f"SELECT * FROM {view} WHERE study = :study"), {"study": study}):
-            values = dict(row._mapping)
-            key = (values["stage"], values["cell"], values["split"])
-            cells.setdefault(key, {}).update({k: v for k, v in values.items() if k not in ("study", "stage")})
-    metrics = cell_metrics(session, study)
-    found: dict[str, list[dict[str, Any]]] = {"scale": [], "bases": [], "quantization": []}
-    for (stage, cell, _), values in sorted(cells.items()):
-        found[stage].append(values | metrics.get((stage, cell), {}))
-    return found
-
-
-def cell_metrics(session: Session, study: str) -> dict[tuple[str, str], dict[str, float]]:
-    """(stage, cell) → the metrics of its done jobs as `<kind>.<name>`."""
-    rows = session.connection().execute(text("SELECT * FROM cell_metric WHERE study = :study"), {"study": study})
-    found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-    for row in rows:
-        found[row.stage, row.cell][f"{row.kind}.{row.name}"] = row.value
-    return dict(found)
-
-
-class CellRecord(NamedTuple):
-    """One record of a cell."""
-
-    cell: str
-    base: str
-    n: int | None
-    seed: int | None
-    format: str | None
-    item: str
-    name: str
-    value: float
-
-
-def cell_records(
-    session: Session, study: str, stage: str, kind: str, split: str, names: Collection[str]
-) -> Iterator[CellRecord]:
-    """The records of those names of a stage's done jobs of a kind, on a split: ordered by cell, item and name."""
-    listing = t.StudyJob
-    query = (
-        select(listing.cell, listing.base, listing.n, listing.seed, listing.format, t.Job.id, t.Job.params)  # type: ignore[call-overload]
-        .join(t.Job, col(t.Job.id) == col(listing.job))
-        .where(listing.study == study, listing.stage == stage, t.Job.kind == kind, t.Job.state == "done")
-        .order_by(listing.cell, listing.job)
-    )
-    listings = [row for row in session.exec(query) if row.params.get("split", split) == split]
-    measured = (
-        select(t.Record.job, t.Record.item, t.Record.name, t.Record.value)
-        .where(col(t.Record.job).in_(query.with_only_columns(t.Job.id).order_by(None)))
-        .where(col(t.Record.name).in_(names))
-        .order_by(t.Record.job, t.Record.item, t.Record.name)
-    )
-    records: dict[str, list[tuple[str, str, float]]] = defaultdict(list)
-    for job, item, name, value in session.exec(measured):
-        records[job].append((item, name, value))
-    for *cell, job, _ in listings:
-        yield from (CellRecord(*cell, *record) for record in records[job])  # type: ignore[call-arg]
-
-
-def missing_cells(session: Session, study: str, stage: str) -> list[str]:
-    """The cells of a stage with a job that ended without a result, ordered."""
-    query = (
-        select(t.StudyJob.cell)
-        .join(t.Job, col(t.Job.id) == col(t.StudyJob.job))
-        .where(t.StudyJob.study == study, t.StudyJob.stage == stage, col(t.Job.state).in_(TERMINAL - {"done"}))
-    )
-    return sorted(set(session.exec(query).all()))
-
-
-def records(session: Session, study: str, job: str | None, name: str | None, after: int, limit: int) -> list[t.Record]:
-    """A page of a study's records, in the order of (job, item, name); `after`: how many to skip."""
-    query = select(t.Record).where(col(t.Record.job).in_(select(t.StudyJob.job).where(t.StudyJob.study == study)))
-    if job:
-        query = query.where(t.Record.job == find_job(session, job).id)
-    if name:
-        query = query.where(t.Record.name == name)
-    order = (col(t.Record.job), col(t.Record.item), col(t.Record.name))
-    return list(session.exec(query.order_by(*order).offset(after).limit(limit)))
 
 
 def input_files(session: Session, job: t.Job) -> list[tuple[str, str, str, int]]:
@@ -232,22 +145,43 @@ def live_workers(session: Session, now: float) -> list[t.Worker]:
     return list(session.exec(select(t.Worker).where(t.Worker.lease_until > now).order_by(t.Worker.id)))
 
 
-def ready_jobs(session: Session) -> Sequence[Row[Any]]:
-    """The ready jobs of running studies, one row a listing: the job's id, kind, params, memory_needed, solo and
-    `listed_at`, the study's id as `study`, its priority and created_at, the listing's stage, base, n, seed and format.
+def ready_jobs(session: Session, only: Collection[str] | None = None) -> Sequence[Row[Any]]:
+    """The ready jobs of running studies, or `only` those, one row a listing: the job's id, kind, params, memory_needed,
+    solo and `listed_at`, the study's id as `study`, its priority and created_at, the listing's stage, cell, base, n,
+    seed and format.
 
-    Columns and no objects: thousands may be ready, and each look reads them all.
+    Columns and no objects: thousands may be ready.
     """
+    named = true() if only is None else col(t.Job.id).in_(sorted(only))
     query = (
         select(  # type: ignore[call-overload]
             t.Job.id, t.Job.kind, t.Job.params, t.Job.memory_needed, t.Job.solo,
             col(t.Job.created_at).label("listed_at"), t.StudyJob.study, t.Study.priority, t.Study.created_at,
-            t.StudyJob.stage, t.StudyJob.base, t.StudyJob.n, t.StudyJob.seed, t.StudyJob.format,
+            t.StudyJob.stage, t.StudyJob.cell, t.StudyJob.base, t.StudyJob.n, t.StudyJob.seed, t.StudyJob.format,
         )
         .join(t.StudyJob, col(t.StudyJob.job) == col(t.Job.id))
         .join(t.Study, col(t.Study.id) == col(t.StudyJob.study))
-        .where(t.Job.state == "ready", t.Study.state == "running")
+        .where(t.Job.state == "ready", t.Study.state == "running", named)
         .order_by(col(t.Study.created_at), t.Job.id)
+    )  # fmt: skip
+    return session.exec(query).all()
+
+
+def gone_with(session: Session, since: float) -> Sequence[Row[Any]]:
+    """Attempts at ready jobs whose workers went away no earlier than `since`, with more done than the api has: job,
+    worker, started_at, began_at, position, the job's position as `kept`, and when it was last heard of, as `until`.
+    """
+    until = func.coalesce(t.Attempt.ended_at, t.Worker.lease_until)
+    query = (
+        select(  # type: ignore[call-overload]
+            t.Attempt.job, t.Attempt.worker, t.Attempt.started_at, t.Attempt.began_at, t.Attempt.position,
+            col(t.Job.position).label("kept"), until.label("until"),
+        )
+        .join(t.Job, col(t.Job.id) == col(t.Attempt.job))
+        .join(t.Worker, col(t.Worker.id) == col(t.Attempt.worker))
+        .where(t.Job.state == "ready", t.Worker.state == "active", t.Attempt.position > t.Job.position)
+        .where(or_(col(t.Attempt.state) == "suspect", col(t.Attempt.reason) == "lost"), until > since)
+        .order_by(col(t.Attempt.position), t.Attempt.id)
     )  # fmt: skip
     return session.exec(query).all()
 

@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from jsm_queue.costs import SlotClass, StudyFacts, Task, study_facts, task
 from jsm_queue.errors import SpecError
@@ -65,6 +65,34 @@ def _known(_study: str, spec: str, inputs: str) -> Known | None:
 
 def _files(base: BaseRef) -> frozenset[str]:
     return frozenset(base.files.values())
+
+
+class Listed(NamedTuple):
+    """A listing of a ready job in a running study. Equal ones stand for the same work: a job's and a listing's other
+    columns never change.
+    """
+
+    id: str
+    study: str
+    stage: str
+    cell: str
+    memory_needed: int
+    solo: bool
+    priority: int
+
+
+def ready(session: Session) -> list[Listed]:
+    """All of them. Each look reads them, and there may be thousands, so neither objects nor parameters."""
+    query = (
+        select(  # type: ignore[call-overload]
+            t.Job.id, t.StudyJob.study, t.StudyJob.stage, t.StudyJob.cell, t.Job.memory_needed, t.Job.solo,
+            t.Study.priority,
+        )
+        .join(t.StudyJob, col(t.StudyJob.job) == col(t.Job.id))
+        .join(t.Study, col(t.Study.id) == col(t.StudyJob.study))
+        .where(t.Job.state == "ready", t.Study.state == "running")
+    )  # fmt: skip
+    return list(map(Listed._make, session.connection().execute(query)))
 
 
 def work_of(session: Session, job: t.Job) -> Task | None:

@@ -2,6 +2,7 @@
 
 CHAOS_BROKER_PORT   where it finds the broker: a proxy's port
 CHAOS_SKEW_S        how far its clock is off
+CHAOS_BUG           a bug to plant
 """
 
 import os
@@ -10,6 +11,7 @@ import time
 from typing import Any
 
 from jsm_queue import broker
+from tests.chaos.bugs import planted
 from workers import agent, checkpoints, slots
 
 
@@ -25,7 +27,8 @@ def main() -> int:
         return real(re.sub(r":\d+/", f":{port}/", url), *given, **named)
 
     broker.worker_app = through_the_proxy
-    return agent.main()
+    with planted():
+        return agent.main()
 
 
 if __name__ == "__main__":

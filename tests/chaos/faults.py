@@ -21,6 +21,7 @@ from jsm_queue.store.database import reading
 from tests.chaos.liar import Liar
 from tests.chaos.pool import WORKERS, ChaosPool
 
+OFFLINE_S = 5.0  # at most, until a machine off the network dies
 CRASHES = 2  # runners killed of one job: a third would rightly quarantine it
 Fault = Callable[["Chaos"], str]
 
@@ -40,6 +41,7 @@ class Chaos:
     wrong: list[str] = field(default_factory=list)
     crashes: dict[str, int] = field(default_factory=dict)
     liars: list[threading.Thread] = field(default_factory=list)
+    settling: bool = False
 
     def after(self, low: float, high: float, act: Callable[[], object]) -> float:
         """Do it in so many seconds."""
@@ -49,7 +51,7 @@ class Chaos:
 
     def due(self, everything: bool = False) -> None:
         """Do what is due; or all that is left."""
-        now = time.monotonic()
+        now, self.settling = time.monotonic(), everything
         ready = [act for at, act in self.later if everything or at <= now]
         self.later = [] if everything else [(at, act) for at, act in self.later if at > now]
         for act in ready:
@@ -93,6 +95,25 @@ def a_machine_dies(c: Chaos) -> str:
 def an_agent_dies(c: Chaos) -> str:
     worker = c.worker()
     c.pool.parts[worker].kill()
+    return worker
+
+
+@fault
+def a_machine_dies_offline(c: Chaos) -> str:
+    """Where it has a result that it could not deliver, if that comes soon enough."""
+    worker = c.worker()
+    line = c.pool.lines[worker, "api"]
+    line.cut(True)
+    deadline = time.monotonic() + OFFLINE_S
+
+    def die() -> None:
+        if time.monotonic() < deadline and not c.pool.finished(worker) and not c.settling:
+            c.later.append((time.monotonic() + 0.1, die))
+            return
+        c.pool.kill_part(worker, 0)
+        line.cut(False)
+
+    die()
     return worker
 
 
@@ -169,6 +190,24 @@ def an_upload_is_corrupted(c: Chaos) -> str:
     worker = c.worker()
     c.pool.lines[worker, "api"].corrupt = True
     return worker
+
+
+@fault
+def a_download_is_corrupted(c: Chaos) -> str:
+    worker = c.worker()
+    c.pool.lines[worker, "api"].corrupt_down = True
+    return worker
+
+
+@fault
+def a_gateway_answers(c: Chaos) -> str:
+    """In the api's place, with 503, on new connections; those that were open break."""
+    worker = c.worker()
+    line = c.pool.lines[worker, "api"]
+    line.cut(True)
+    line.gateway = True
+    line.cut(False)
+    return f"{worker}, for {c.after(1, 8, lambda: setattr(line, 'gateway', False)):.1f} s"
 
 
 # The queue

@@ -36,18 +36,18 @@ def run(work: Work) -> Outcome:
 
 
 def _steps(work: Work, seen: str) -> str:
-    position, state = 0, seen
+    at = {"position": 0, "state": seen}
     if work.resume:
-        kept = json.loads(work.resume.read_text(encoding="utf-8"))
-        position, state = kept["position"], kept["state"]
+        at = json.loads(work.resume.read_text(encoding="utf-8"))
     pause = float(os.environ.get("CHAOS_STEP_S", "0"))
-    while position < STEPS:
-        time.sleep(pause)  # the work itself, which takes time and no CPU
-        position, state = position + 1, hashlib.sha256(f"{state} {position}".encode()).hexdigest()
-        kept = json.dumps({"position": position, "state": state}).encode()
-        work.checkpoint(position, lambda kept=kept: kept)
-        work.progress(position, STEPS, {"loss": 1 / position})
-    return state
+    while at["position"] < STEPS:
+        next_state = hashlib.sha256(f"{at['state']} {at['position']}".encode()).hexdigest()
+        at["position"] += 1
+        time.sleep(pause)  # the work itself, which takes time and no CPU; in the midst of it no checkpoint is whole
+        at["state"] = next_state
+        work.checkpoint(at["position"], lambda: json.dumps(at).encode())
+        work.progress(at["position"], STEPS, {"loss": 1 / at["position"]})
+    return at["state"]
 
 
 def _seen(inputs: Path, params: Params) -> str:

@@ -1,11 +1,13 @@
 """A pool of six machines on networks that can fail. Whatever dies is started again, as a supervisor does."""
 
 import os
+import random
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 import psutil
@@ -17,34 +19,61 @@ from jsm_queue.store.tokens import create_token
 from tests.chaos.proxy import Proxy
 from tests.chaos.study import Toy
 from tests.pool import Pool
+from workers.runner import RESULT
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = tuple(f"w{i}" for i in range(6))
-TIMES = {"JSM_LEASE_S": "4", "JSM_HEARTBEAT_S": "1", "JSM_OFFER_S": "3", "JSM_TICK_S": "0.2"}
+LEASE_S, OFFER_S = 4.0, 3.0
+TIMES = {"JSM_LEASE_S": str(LEASE_S), "JSM_HEARTBEAT_S": "1", "JSM_OFFER_S": str(OFFER_S), "JSM_TICK_S": "0.2"}
+QUIET_PORTS = (15_000, 32_000)
 LEAVE_S = 20.0  # from a worker's SIGTERM to its end
 
 
-class ChaosPool(Pool):
-    """`lines`: (worker, "api" | "broker") → the proxy between them. `down`: part → until when it stays dead."""
+class Looks(Protocol):
+    """Who is to look while others wait."""
 
-    def __init__(self, toy: Toy, home: Path, database_url: str | None, step_s: float) -> None:
-        given = TIMES | {"PYTHONPATH": str(ROOT), "CHAOS_STEP_S": str(step_s)}
-        super().__init__(home, None, **given | ({"JSM_DATABASE_URL": database_url} if database_url else {}))
-        self.toy = toy
+    def look(self) -> None:
+        """Raises where something is wrong."""
+
+
+class ChaosPool(Pool):
+    """`lines`: (worker, "api" | "broker") → the proxy between them. `down`: part → until when it stays dead.
+
+    `saved`: attempts whose result lay whole on the disk of a machine that died.
+    """
+
+    def __init__(self, home: Path, database_url: str | None, step_s: float, bug: str = "") -> None:
+        given = TIMES | {"PYTHONPATH": str(ROOT), "CHAOS_STEP_S": str(step_s), "CHAOS_BUG": bug}
+        super().__init__(
+            home, (_quiet_port(), _quiet_port()), **given | ({"JSM_DATABASE_URL": database_url} if database_url else {})
+        )
         self.lines = {(w, end): Proxy(self.ports[port]) for w in WORKERS for end, port in ENDS.items()}
         self.invites = {worker: create_token(self.store, "invite") for worker in WORKERS}
         self.skews = dict.fromkeys(WORKERS, 0.0)
         self.down: dict[str, float] = {}
         self.frozen: dict[int, psutil.Process] = {}
+        self.saved: set[str] = set()
         self.deaths = 0
 
     # ---- parts ----
 
-    def start_everything(self) -> None:
-        """Valkey, the api and the six workers; waits for the api alone."""
+    def start_api(self, **environment: str) -> processes.Process:
+        """The api, in which a bug may be planted."""
+        return self.start("api", ["-m", "tests.chaos.api"], **environment)
+
+    def start_core(self) -> None:
+        """Valkey and the api; waits for it."""
         self.start_valkey()
         self.start_api()
         self.wait_healthy()
+
+    def start_everything(self) -> None:
+        """Valkey, the api and the six workers; waits for the api alone."""
+        self.start_core()
+        self.start_workers()
+
+    def start_workers(self) -> None:
+        """All six."""
         for worker in WORKERS:
             self.start_part(worker)
 
@@ -63,7 +92,14 @@ class ChaosPool(Pool):
         """As a power cut does: the part and all that it started, down for a while."""
         processes.kill_tree(self.parts[name].pid)
         self.parts[name].wait()
+        self.saved |= self.finished(name)
         self.down[name] = time.monotonic() + for_s
+
+    def finished(self, worker: str) -> set[str]:
+        """The attempts whose result is whole on that worker's disk, and not delivered."""
+        home = self.home / worker
+        found = [*home.glob(f"outbox/*/{RESULT}"), *home.glob(f"work/*/out/{RESULT}")]
+        return {path.relative_to(home).parts[1] for path in found}
 
     def tend(self) -> None:
         """Start again what died and is not to stay down."""
@@ -100,11 +136,17 @@ class ChaosPool(Pool):
 
     # ---- from outside ----
 
-    def try_submit(self) -> str | None:
-        """The study's id; None when the api was away meanwhile, and somebody has to submit again."""
-        body = {"spec": self.toy.spec.model_dump(mode="json"), "inputs": self.toy.inputs.model_dump(mode="json")}
+    def answers(self) -> bool:
+        """Whether the api does."""
+        with suppress(httpx.HTTPError):
+            return self.http.get("/healthz").is_success
+        return False
+
+    def try_submit(self, toy: Toy) -> str | None:
+        """A study's id; None when the api was away meanwhile, and somebody has to submit again."""
+        body = {"spec": toy.spec.model_dump(mode="json"), "inputs": toy.inputs.model_dump(mode="json")}
         with suppress(httpx.HTTPError, JsmError):
-            for sha, file in self.toy.files.items():
+            for sha, file in toy.files.items():
                 upload(self.http, sha, file)
             return self.http.post("/v1/studies", json=body).raise_for_status().json()["id"]
         return None
@@ -120,7 +162,7 @@ class ChaosPool(Pool):
         """Everything runs and every line works."""
         self.thaw(list(self.frozen.values()))
         for line in self.lines.values():
-            line.delay_s, line.corrupt = 0.0, False
+            line.delay_s, line.corrupt, line.corrupt_down, line.gateway = 0.0, False, False, False
             line.cut(False)
         self.down.clear()
         self.tend()
@@ -135,6 +177,13 @@ class ChaosPool(Pool):
             line.close()
         return [f"{worker} did not end within {LEAVE_S:.0f} s of SIGTERM" for worker in late] + self.leaked()
 
+    def abandon(self) -> list[str]:
+        """End everything at once: something is wrong, and more would say nothing."""
+        self.close()
+        for line in self.lines.values():
+            line.close()
+        return []
+
     def leaked(self) -> list[str]:
         """The processes of this pool that run although nothing should."""
         own = [p for p in psutil.process_iter() if p.pid != os.getpid() and _home_of(p) == str(self.home)]
@@ -143,6 +192,19 @@ class ChaosPool(Pool):
 
 ENDS = {"api": "api", "broker": "valkey"}
 """An end of a worker's lines → the part that listens there."""
+
+
+def patience(seconds: float) -> float:
+    """How long to wait for what takes at most so many seconds on a machine that has nothing else to do."""
+    return seconds * max(1.0, os.getloadavg()[0] / processes.cores())
+
+
+def _quiet_port() -> int:
+    """Of those that the system gives to nobody: an api that is down for a while finds its own again."""
+    while True:
+        port = random.SystemRandom().randrange(*QUIET_PORTS)
+        if processes.free_port(port) == port:
+            return port
 
 
 def _ends(process: processes.Process) -> bool:
@@ -164,10 +226,14 @@ def _home_of(process: psutil.Process) -> str | None:
     return None
 
 
-def tended(pool: ChaosPool, condition: Callable[[], object], what: str, deadline: float) -> object:
-    """The first true value of `condition`, while the pool is looked after."""
+def tended(
+    pool: ChaosPool, condition: Callable[[], object], what: str, deadline: float, watch: Looks | None = None
+) -> object:
+    """The first true value of `condition`, while the pool is looked after and watched."""
     while not (found := condition()):
         pool.tend()
+        if watch:
+            watch.look()
         assert time.monotonic() < deadline, f"not in time: {what}"
         time.sleep(0.1)
     return found

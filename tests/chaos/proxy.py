@@ -7,19 +7,22 @@ from collections.abc import Coroutine
 from typing import Any
 
 PIECE = 2**16
+AWAY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class Proxy:
     """Listens on a port of its own and forwards to `target`, in a thread of its own.
 
     `cut`: nothing gets through and what was open is closed; `delay_s`: what each piece waits; `corrupt`: one bit of the
-    client's next upload is turned.
+    client's next upload is turned, `corrupt_down`: of its next download; `gateway`: it answers for the server, which it
+    says is away.
     """
 
     def __init__(self, target: int) -> None:
         self.target, self.port = target, 0
         self.delay_s = 0.0
-        self.corrupt = False
+        self.corrupt = self.corrupt_down = False
+        self.gateway = False
         self._cut = False
         self._open: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
@@ -55,7 +58,11 @@ class Proxy:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
         try:
-            if not self._cut:
+            if self.gateway and not self._cut:
+                await reader.read(PIECE)
+                writer.write(AWAY)
+                await writer.drain()
+            elif not self._cut:
                 await self._join(reader, writer)
         except OSError:
             pass
@@ -73,18 +80,27 @@ class Proxy:
             far_writer.transport.abort()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, up: bool) -> None:
-        uploading = False
+        uploading = downloading = False
         while piece := await reader.read(PIECE):
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
             uploading = (uploading or piece.startswith(b"PATCH")) and up
             if self.corrupt and uploading and (body := _body(piece)) is not None:
                 self.corrupt = False
-                piece = piece[:body] + bytes([piece[body] ^ 1]) + piece[body + 1 :]
+                piece = _turned(piece, body)
+            begins = not up and piece.startswith(b"HTTP/1.1 20") and b"application/octet-stream" in piece
+            downloading, at = downloading or begins, piece.find(b"\r\n\r\n") + 4 if begins else 0
+            if self.corrupt_down and downloading and at < len(piece):
+                self.corrupt_down, downloading = False, False
+                piece = _turned(piece, at)
             writer.write(piece)
             await writer.drain()
         with contextlib.suppress(OSError):
             writer.write_eof()
+
+
+def _turned(piece: bytes, at: int) -> bytes:
+    return piece[:at] + bytes([piece[at] ^ 1]) + piece[at + 1 :]
 
 
 def _body(piece: bytes) -> int | None:

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from sqlmodel import select
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading
 from tests import stores
+from tests.chaos import scenes, verify
 from tests.chaos import study as studies
-from tests.chaos import verify
 from tests.chaos.faults import Chaos, inject
-from tests.chaos.pool import WORKERS, ChaosPool, tended
+from tests.chaos.pool import WORKERS, ChaosPool, patience, tended
+from tests.chaos.watch import Watch
 
 CALM_S = 240.0
 SETTLE_S = 150.0  # from the last fault and the study's end to when nothing is under way
@@ -29,7 +30,10 @@ DISK = "size=24m"  # of a worker
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is to be: which faults fall is up to the seed. `step_s`: of each job's steps, `every_s`: of faults."""
+    """What a run is to be: which faults fall is up to the seed. `step_s`: of each job's steps, `every_s`: of faults.
+
+    `exact`: so many faults, or fewer where the study ends before. `scenes`: are they played first? `bug`: one to plant.
+    """
 
     seed: int
     faults: int
@@ -38,6 +42,9 @@ class Plan:
     step_s: float
     every_s: float
     limit_s: float
+    exact: bool = True
+    scenes: bool = True
+    bug: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,74 +60,101 @@ class Outcome:
     wrong: list[str]
 
 
-def run(plan: Plan, folder: Path, say: Callable[[str], object]) -> Outcome:
-    """The calm study, then the same one under faults."""
+@dataclass
+class Course:
+    """One run as it goes. `began`: by the monotonic clock; `fallen`: faults so far."""
+
+    plan: Plan
+    chaos: Chaos
+    watch: Watch
+    say: Callable[[str], object]
+    began: float
+    fallen: Counter[str] = field(default_factory=Counter)
+
+
+def run(plan: Plan, folder: Path, say: Callable[[str], object], calm: dict[str, Any] | None = None) -> Outcome:
+    """The calm study, unless it is known what comes of it; scenes; then the same study under faults.
+
+    The first thing that is wrong ends it.
+    """
     toy = studies.make(folder / "study", plan.short)
-    calm = run_calmly(toy, folder / "calm")
-    say(f"calm: {len(calm['jobs'])} jobs")
-    began = time.monotonic()
+    if calm is None:
+        calm = run_calmly(toy, folder / "calm")
+        say(f"calm: {len(calm['jobs'])} jobs")
     with _database(plan.database) as (url, server), _disks(folder / "home"):
-        pool = ChaosPool(toy, folder / "home", url, plan.step_s)
+        pool = ChaosPool(folder / "home", url, plan.step_s, plan.bug)
         chaos = Chaos(pool, random.Random(plan.seed), server)
-        fallen: Counter[str] = Counter()
+        course = Course(plan, chaos, Watch(pool), say, time.monotonic())
         wrong: list[str] = []
         try:
-            pool.start_everything()
-            study = str(tended(pool, pool.try_submit, "the submission", began + plan.limit_s))
-            wrong = _fall(plan, chaos, study, fallen, began, say)
-            wrong += _settle(chaos, study, calm)
+            wrong = _play(course, toy, calm)
         except AssertionError as error:
             wrong = [str(error)]
         finally:
+            wrong += chaos.wrong
             pool.heal()
             jobs, attempts, resumed = _figures(pool.store)
-            wrong += pool.leave()
-        return Outcome(jobs, fallen, attempts, pool.deaths, resumed, time.monotonic() - began, wrong + chaos.wrong)
+            wrong += pool.leave() if not wrong else pool.abandon()
+        return Outcome(jobs, course.fallen, attempts, pool.deaths, resumed, time.monotonic() - course.began, wrong)
+
+
+def _play(course: Course, toy: studies.Toy, calm: dict[str, Any]) -> list[str]:
+    pool, deadline = course.chaos.pool, course.began + course.plan.limit_s
+    pool.start_core()
+    if course.plan.scenes:
+        scenes.play(pool, course.watch, studies.scenes(toy, "scenes"), course.say)
+    pool.start_workers()
+    study = str(tended(pool, lambda: pool.try_submit(toy), "the submission", deadline, course.watch))
+    scenes.machines_give_way(pool, course.watch, study)
+    scenes.machines_hear_again(pool, course.watch)
+    return _fall(course, study) + _settle(course, study, calm)
 
 
 def run_calmly(toy: studies.Toy, home: Path) -> dict[str, Any]:
     """What comes of the study when nothing goes wrong, with steps that take no time."""
-    pool = ChaosPool(toy, home, None, 0.0)
+    pool = ChaosPool(home, None, 0.0)
     try:
         pool.start_everything()
-        deadline = time.monotonic() + CALM_S
-        study = str(tended(pool, pool.try_submit, "the calm submission", deadline))
+        deadline = time.monotonic() + patience(CALM_S)
+        study = str(tended(pool, lambda: pool.try_submit(toy), "the calm submission", deadline))
         tended(pool, lambda: pool.study_state(study) == "ended", "the calm study's end", deadline)
         return verify.outcome(pool, study)
     finally:
         pool.leave()
 
 
-def _fall(
-    plan: Plan, chaos: Chaos, study: str, fallen: Counter[str], began: float, say: Callable[[str], object]
-) -> list[str]:
+def _fall(course: Course, study: str) -> list[str]:
     """The faults, one after the other, while the study runs."""
+    plan, chaos, began = course.plan, course.chaos, course.began
     next_at, looked_at, state = time.monotonic(), 0.0, "running"
-    while (total := fallen.total()) < plan.faults:
+    while (total := course.fallen.total()) < plan.faults and not chaos.wrong:
         if time.monotonic() - looked_at > 2:
             looked_at, state = time.monotonic(), chaos.pool.study_state(study)
         if state == "ended":
-            return [f"the study ended after {total} faults: give its jobs longer steps"]
+            few = f"the study ended after {total} faults: give its jobs longer steps"
+            return [few] if plan.exact else []
         if time.monotonic() >= next_at:
             name, did = inject(chaos)
-            fallen[name] += 1
-            say(f"{time.monotonic() - began:6.1f} s  {total + 1:3}  {name}  {did}")
+            course.fallen[name] += 1
+            course.say(f"{time.monotonic() - began:6.1f} s  {total + 1:3}  {name}  {did}")
             next_at = time.monotonic() + chaos.rng.expovariate(1 / plan.every_s)
         chaos.due()
         chaos.pool.tend()
+        course.watch.look()
         assert time.monotonic() < began + plan.limit_s, f"only {total} faults in {plan.limit_s:.0f} s"
         time.sleep(0.05)
     return []
 
 
-def _settle(chaos: Chaos, study: str, calm: dict[str, Any]) -> list[str]:
+def _settle(course: Course, study: str, calm: dict[str, Any]) -> list[str]:
     """No fault is left; all must end by itself."""
-    pool = chaos.pool
-    chaos.due(everything=True)
+    pool, watch = course.chaos.pool, course.watch
+    course.chaos.due(everything=True)
     pool.heal()
-    deadline = time.monotonic() + SETTLE_S + 60 * float(pool.environment["CHAOS_STEP_S"]) * 5
-    tended(pool, lambda: pool.study_state(study) == "ended", "the study's end", deadline)
-    tended(pool, lambda: not _busy(pool), "an end of everything under way", deadline)
+    deadline = time.monotonic() + patience(SETTLE_S) + 60 * float(pool.environment["CHAOS_STEP_S"]) * 5
+    tended(pool, lambda: pool.study_state(study) == "ended", "the study's end", deadline, watch)
+    tended(pool, lambda: not _busy(pool), "an end of everything under way", deadline, watch)
+    watch.look(now=True)
     return verify.problems(pool, verify.outcome(pool, study), calm)
 
 

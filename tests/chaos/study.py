@@ -49,3 +49,10 @@ def make(folder: Path, short: bool) -> Toy:
 def size(toy: Toy) -> int:
     """How many jobs the study has when the verdicts choose as `preview` supposes."""
     return len({wanted.job.id for wanted in planner.preview(toy.spec, toy.inputs)})
+
+
+def scenes(toy: Toy, name: str) -> Toy:
+    """Many trainings, and what follows from them. Under another name it is another study with the same jobs."""
+    spec = toy.spec.model_dump(mode="json", exclude_defaults=True)
+    stages = {"scale": {"base": "a", "sizes": list(SIZES), "seeds": [1, 2]}}
+    return Toy(parse_spec(spec | {"name": name, "stages": stages, "training": {"epochs": 2}}), toy.inputs, toy.files)

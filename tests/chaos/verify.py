@@ -22,12 +22,15 @@ def outcome(pool: ChaosPool, study: str) -> dict[str, Any]:
         verdicts = session.exec(select(t.VerdictRow).where(t.VerdictRow.study == study)).all()
         listed = select(t.StudyJob.job).where(t.StudyJob.study == study)
         jobs = session.exec(select(t.Job).where(col(t.Job.id).in_(listed))).all()
+        records = session.exec(select(t.Record).where(col(t.Record.job).in_(listed))).all()
+        metrics = session.exec(select(t.Metric).where(col(t.Metric.job).in_(listed))).all()
+        refs = session.exec(select(t.ArtifactRef).where(col(t.ArtifactRef.job).in_(listed))).all()
         return {
             "jobs": sorted((job.id, job.kind, job.state) for job in jobs),
-            "records": sorted((r.job, r.item, r.name, r.value) for r in session.exec(select(t.Record))),
-            "metrics": sorted((m.job, m.name, m.value) for m in session.exec(select(t.Metric))),
-            "files": sorted((ref.job, ref.role, ref.sha) for ref in session.exec(select(t.ArtifactRef))),
-            "decisions": sorted((v.stage, v.look, canonical_json(v.decision)) for v in verdicts),
+            "records": sorted((r.job, r.item, r.name, r.value) for r in records),
+            "metrics": sorted((m.job, m.name, m.value) for m in metrics),
+            "files": sorted((ref.job, ref.role, ref.sha) for ref in refs),
+            "decisions": sorted((v.stage, v.look, canonical_json(v.decision).decode()) for v in verdicts),
         }
 
 

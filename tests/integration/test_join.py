@@ -124,7 +124,7 @@ class Machine:
         (tools / "python3").write_text(program, encoding="utf-8")
         (tools / "python3").chmod(0o755)
         extra = f" -s -- {shlex.join(options)}" if options else ""
-        env = {"HOME": str(self.root), "PATH": f"{tools}:{os.environ['PATH']}", "PIP_NO_INDEX": "1"}
+        env = {"HOME": str(self.root), "PATH": f"{tools}:/usr/bin:/bin", "PIP_NO_INDEX": "1"}
         with self.log.open("ab") as said:
             return subprocess.Popen(
                 ["sh", "-c", line + extra],

@@ -32,7 +32,7 @@ def no_job_is_lost(view: dict[str, Any]) -> None:
     """2: what is not terminal waits for something that isn't, is ready, or is held by a live attempt."""
     live = {row[0]: row[3] for row in view["attempt"].values() if row[3] in LIVE}
     for job, (state, *_) in view["job"].items():
-        needs = [view["job"][need][0] for need in NEEDS[job]]
+        needs = [view["job"][need][0] for need in view.get("needs", NEEDS)[job]]
         sound = {
             "waiting": not any(need in DEAD for need in needs) and any(need not in TERMINAL for need in needs),
             "ready": all(need == "done" for need in needs) and live.get(job) in (None, "suspect"),

@@ -201,8 +201,8 @@ def accept_of_a_doomed_file() -> Iterator[None]:
 def _also_doomed(kept: Callable[[Session], set[str]]) -> Iterator[None]:
     """The collector overlooks that these are needed."""
 
-    def doom(session: Session, before: float, now: float) -> list[str]:
-        doomed = real(session, before, now)
+    def doom(session: Session, before: float, now: float, only: str | None = None) -> list[str]:
+        doomed = real(session, before, now, only)
         for sha in sorted(kept(session)):
             artifact = session.get(t.Artifact, sha)
             if artifact is not None and artifact.touched_at < before:
@@ -229,10 +229,10 @@ BUGS["checkpoints are collected"] = lambda: _also_doomed(_checkpoints)
 
 @_bug
 def a_doomed_file_that_is_sent_again_stays_doomed() -> Iterator[None]:
-    def know(session: Session, sha: str, size: int, now: float) -> None:
+    def know(session: Session, sha: str, size: int, now: float, sender: str = "") -> None:
         known = session.get(t.Artifact, sha)
         if known is None or known.state == "whole":
-            real(session, sha, size, now)
+            real(session, sha, size, now, sender)
 
     real = lifecycle.know
     with patch.object(lifecycle, "know", know):
@@ -246,8 +246,8 @@ def a_whole_file_is_removed() -> Iterator[None]:
         if artifact is not None:
             session.delete(artifact)
 
-    def doom(session: Session, before: float, now: float) -> list[str]:
-        doomed = real(session, before, now)
+    def doom(session: Session, before: float, now: float, only: str | None = None) -> list[str]:
+        doomed = real(session, before, now, only)
         with session.no_autoflush:
             return doomed or list(session.exec(select(t.Artifact.sha).order_by(t.Artifact.sha)))[:1]
 

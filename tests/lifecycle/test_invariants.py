@@ -24,7 +24,7 @@ from jsm_queue.kinds import JobDraft
 from jsm_queue.lifecycle import sessions
 from jsm_queue.planner import Wanted
 from jsm_queue.scheduler import Offer
-from jsm_queue.store import queries
+from jsm_queue.store import queries, results
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import open_store, reading, writing
 from tests.lifecycle import invariants, scene
@@ -347,7 +347,7 @@ def test_8_a_job_that_kills_its_workers_is_quarantined_and_the_rest_goes_on(engi
         assert states == {"A": "quarantined", "D": "ready", "E": "skipped"}
         with reading(engine) as s:
             assert [attempt.log_tail for attempt, _ in queries.attempts(s, A.id)][-1] == "log of a2"
-            assert queries.missing_cells(s, scene.study_id("s1"), "bases") == [scene.CELL.label]
+            assert results.missing_cells(s, scene.study_id("s1"), "bases") == [scene.CELL.label]
         store.start("a3", job=D)
         assert store.deliver("a3", job="D") == "accepted"
 

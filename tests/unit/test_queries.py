@@ -12,7 +12,7 @@ from jsm_queue import lifecycle
 from jsm_queue.errors import NotFoundError
 from jsm_queue.kinds import JobDraft
 from jsm_queue.planner import Cell, Wanted
-from jsm_queue.store import pages, queries, summaries
+from jsm_queue.store import pages, queries, results, summaries
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading, writing
 from jsm_queue.verdicts import Verdict
@@ -49,7 +49,7 @@ def study_id(s: Session) -> str:
 
 def test_comparisons_are_one_row_a_cell_and_split(engine: Engine) -> None:
     with reading(engine) as s:
-        rows = {row["split"]: row for row in queries.comparisons(s, study_id(s))["bases"]}
+        rows = {row["split"]: row for row in results.comparisons(s, study_id(s))["bases"]}
     assert {split: row.get("nll_per_token") for split, row in rows.items()} == {
         "validation": 1.0,
         "test": 2.0,
@@ -68,7 +68,7 @@ def test_counts_and_pages(engine: Engine) -> None:
         first = pages.job_rows(s, study_id(s), limit=2)
         rest = pages.job_rows(s, study_id(s), after=first[-1]["id"])
         assert len(first) == 2 and len(rest) == 1
-        assert len(queries.records(s, study_id(s), None, "nll", 0, 10)) == 4
+        assert len(results.records(s, study_id(s), None, "nll", 0, 10)) == 4
 
 
 def relist(s: Session, job: JobDraft, stage: str, cell: str, reused: bool = False) -> None:
@@ -172,6 +172,28 @@ def test_a_latency_job_waits_for_its_class_of_hardware(engine: Engine) -> None:
     assert waiting(now=61.0) is None
 
 
+def test_a_study_waits_for_owners_who_keep_every_slot(engine: Engine) -> None:
+    with writing(engine) as s:
+        for name, hold in (("aki", "on battery"), ("ben", "eldenring runs")):
+            s.add(t.Worker(id=name, name=name, token_hash=name, joined_at=0.0, lease_until=60.0))
+            s.flush()
+            s.add(t.Slot(worker=name, idx=0, kind="cpu", device="cpu", vram_free=0, free=False, hold=hold))
+
+    def waiting(now: float = 0.0) -> str | None:
+        with reading(engine) as s:
+            return queries.waiting_for(s, queries.studies(s)[0], now)
+
+    assert waiting() == "aki, kept by its owner: on battery, and 1 more"
+    with writing(engine) as s:
+        s.get_one(t.Worker, "ben").state = "draining"
+    assert waiting() == "aki, kept by its owner: on battery"
+    assert waiting(now=61.0) is None, "nobody is here"
+    with writing(engine) as s:
+        s.get_one(t.Worker, "ben").state = "active"
+        s.get_one(t.Slot, ("ben", 0)).hold = None
+    assert waiting() is None, "a slot may be had"
+
+
 def hardware(name: str) -> dict[str, str]:
     return {"hardware_class": name}
 
@@ -223,7 +245,7 @@ def test_a_study_has_the_stage_that_waits_for_its_verdict(engine: Engine) -> Non
 
 def test_records_of_cells_are_those_of_one_split_in_order(engine: Engine) -> None:
     with reading(engine) as s:
-        found = list(queries.cell_records(s, study_id(s), "bases", "score", "test", ["nll"]))
+        found = list(results.cell_records(s, study_id(s), "bases", "score", "test", ["nll"]))
     assert [(row.cell, row.n, row.seed, row.item, row.value) for row in found] == [
         (CELL.label, 10, 1, "q1", 4.0),
         (CELL.label, 10, 1, "q2", 4.0),

@@ -19,7 +19,7 @@ from jsm_queue.report.data import ReportData
 from jsm_queue.report.html import render_html
 from jsm_queue.report.markdown import render_markdown
 from jsm_queue.spec import StudySpec
-from jsm_queue.store import pages, queries, summaries
+from jsm_queue.store import pages, queries, results, summaries
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading
 from tests.unit.studies import inputs, spec
@@ -267,7 +267,7 @@ def snapshot(engine: Engine, study_id: str) -> view.Snapshot:
         study = session.get_one(t.Study, study_id)
         verdicts = [row.model_dump() for row in queries.verdicts(session, study_id)]
         told = study.model_dump() | summaries.of_study(session, study) | {"verdicts": verdicts}
-        return view.Snapshot(told, pages.job_rows(session, study_id), queries.comparisons(session, study_id))
+        return view.Snapshot(told, pages.job_rows(session, study_id), results.comparisons(session, study_id))
 
 
 def report_of(engine: Engine, study_id: str, folder: Path) -> ReportData:

@@ -34,6 +34,7 @@ def why(*slots: OpenSlot, beside: tuple[ReadyJob, ...] = (), **more: Any) -> str
         (Situation("ready", studies=(("toy", "paused"),)), "its study toy is paused"),
         (Situation("waiting", studies=(("toy", "cancelled"), ("x", "paused"))), "its study x is paused"),
         (Situation("ready"), "no study lists it"),
+        (replace(READY, rests_s=110.0), "its judge's server was away; it is asked again in about 2 min"),
     ],
 )
 def test_where_it_is(now: Situation, said: str) -> None:

@@ -1,5 +1,7 @@
 """`jsm demo`: what it says before it begins, and what it leaves running."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from jsm_queue import costs, planner
 from jsm_queue.cli import demo, plan, probe, resolve, studies, up, view
 from jsm_queue.cli.supervisor import Part, Supervisor
+from jsm_queue.settings import settings
 from jsm_queue.spec import read_spec
 
 SPEC = read_spec(demo.find_spec())
@@ -92,6 +95,31 @@ def test_what_is_kept_is_all_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def part(name: str) -> Part:
     return Part(name, start=lambda: pytest.fail("not here"), log=Path(), process=None, started_at=0.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("told", "worker"), [(None, {"JSM_HUB": "direct", "JSM_COURTESY": "no"}), ("yes", {"JSM_HUB": "direct"})]
+)
+def test_the_demos_worker_waits_for_no_mains_unless_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: str | None, worker: dict[str, str]
+) -> None:
+    pool = up.Pool(tmp_path, Supervisor(tmp_path, print), {}, {}, "http://127.0.0.1:1", "token")
+    pool.worker_env = {"JSM_HUB": "direct"}
+
+    @contextmanager
+    def running(_: Path) -> Iterator[up.Pool]:
+        yield pool
+
+    monkeypatch.setattr(up, "running", running)
+    monkeypatch.setattr(demo, "study", lambda *_: 0)
+    monkeypatch.setenv("JSM_HOME", str(tmp_path))
+    monkeypatch.delenv("JSM_COURTESY", raising=False)
+    if told:
+        monkeypatch.setenv("JSM_COURTESY", told)
+    settings.cache_clear()
+    assert demo.run(keep=False) == 0
+    settings.cache_clear()
+    assert pool.worker_env == worker
 
 
 @pytest.mark.parametrize("failed", [2, 0])

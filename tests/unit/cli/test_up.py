@@ -207,6 +207,19 @@ def test_a_killed_up_leaves_nothing_and_starts_again_on_the_same_data(up: Up) ->
     assert up.json("worker", "list")["workers"][0]["id"] == worker
 
 
+def test_the_local_worker_fetches_bases_itself(up: Up) -> None:
+    """Through the api each would lie on this disk twice."""
+    assert psutil.Process(up.pid("worker")).environ()["JSM_HUB"] == "direct"
+
+
+def test_a_removed_local_worker_joins_again_as_another(up: Up) -> None:
+    [before] = up.json("worker", "list")["workers"]
+    up.json("worker", "remove", before["name"])
+    until(up.is_up)
+    [after] = up.json("worker", "list")["workers"]
+    assert after["name"] == before["name"] and after["id"] != before["id"]
+
+
 def test_down_ends_everything(up: Up) -> None:
     family = up.family()
     assert up.jsm("down").returncode == 0

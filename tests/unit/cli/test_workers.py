@@ -74,6 +74,20 @@ def test_the_list_says_what_a_worker_has_and_why_it_does_not_work(scene: Scene) 
         assert word in text
 
 
+def test_the_status_says_which_owners_keep_their_machines(scene: Scene) -> None:
+    add_slot(scene, scene.join("PC"), hold="on battery", free=False)
+    add_slot(scene, scene.join("other"))
+    assert "PC is kept by its owner: cuda:0: on battery" in shown("status")
+    assert "other is kept" not in shown("status")
+    assert "kept" not in json.dumps(run("status"))
+
+
+def test_a_worker_that_is_away_is_kept_by_nobody() -> None:
+    slot = {"device": "cpu", "hold": "on battery"}
+    found = [{"name": "a", "live": True, "slots": [slot, slot]}, {"name": "b", "live": False, "slots": [slot]}]
+    assert workers.kept(found) == ["a is kept by its owner: cpu: on battery"]
+
+
 @pytest.mark.parametrize(
     ("worker", "said"),
     [
