@@ -15,6 +15,7 @@ a study before: they begin with four samples of each kind and card. All learn fr
 - makespan of plain FIFO: two shared queues in the order in which jobs became ready, one of GPU and one of CPU slots,
   nobody knows what fits: what does not fails after a minute and goes to the end. Its times are those of the reference.
 - assign p99: one call at 1 000 slots and 20 000 ready jobs, in calls with all slots free, with fifty and with a few.
+- assign with reading and binding: a whole look of the coordinator at such a store (`benchmarks/looks.py`).
 """
 
 import copy
@@ -27,7 +28,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks import bounds, scenes
+from benchmarks import bounds, looks, scenes
 from benchmarks.form import Row, report
 from benchmarks.scenes import Job, Size
 from benchmarks.simulation import Fifo, Simulation
@@ -96,7 +97,8 @@ def main() -> int:
     with multiprocessing.get_context("spawn").Pool(PROCESSES) as workers:
         longest_first = sorted(EVERY, key=_work, reverse=True)
         outcomes = dict(zip(longest_first, workers.map(run, longest_first, chunksize=1), strict=True))
-    return report("scheduler", [assign_row(), *_rows({each: outcomes[each] for each in EVERY})])
+    large = looks.rows(STUDIES[20000])
+    return report("scheduler", [assign_row(), *large, *_rows({each: outcomes[each] for each in EVERY})])
 
 
 def _work(scenario: Scenario) -> int:

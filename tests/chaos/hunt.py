@@ -1,7 +1,7 @@
 """`python -m tests.chaos.hunt [BUG …] --jobs 3`: each bug is planted into a short chaos run, which must find it.
 
-The bugs are the foundation's (`tests/lifecycle/planted.py`) and the protocol's (`apibugs.py`, `bugs.py`). A run ends with
-the first thing that is wrong; a bug that one seed does not bring to light is tried with the next. The last lines are a
+The bugs are the foundation's (`tests/lifecycle/planted.py`) and the protocol's (`apibugs.py`, `bugs.py`). A run ends
+with the first thing that is wrong; a bug that one seed does not show is tried with the next. The last lines are a
 table; the exit code is 1 where a bug was not found, or where something was found without one (CONTROL, with all seeds).
 Those of BEYOND are not tried, and not counted as found. Where the bug is in the agent no scenes are played first: their
 workers are puppets.

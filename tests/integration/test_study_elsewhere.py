@@ -123,7 +123,7 @@ def test_a_training_whose_machine_died_goes_on_elsewhere(make_pool: Callable[[st
     assert broken
     pool.kill_machine(broken.machine)
     print(f"killed {broken.machine}: its training {broken.job[:12]} was kept up to step {broken.position}")
-    pool.wait_ended(study)
+    pool.wait_ended(study, 500)
     assert {job["state"] for job in pool.jobs(study)} == {"done"}
     assert all(verdict["decision"] for verdict in pool.ask(f"/studies/{study}/verdicts")["verdicts"])
 
@@ -137,7 +137,7 @@ def test_a_training_whose_machine_died_goes_on_elsewhere(make_pool: Callable[[st
 
     calm = make_pool("calm")
     calm.start_agent("one")
-    calm.wait_ended(calm.submit(demo_study("scale"), RIVER))
+    calm.wait_ended(calm.submit(demo_study("scale"), RIVER), 500)
     undisturbed, disturbed = trained_and_scored(calm), trained_and_scored(pool)
     assert broken.job in undisturbed, "the same jobs"
     for job, result in undisturbed.items():
