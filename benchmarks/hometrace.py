@@ -19,7 +19,6 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,18 +27,19 @@ from unittest.mock import patch
 from sqlalchemy import Engine, update
 from sqlmodel import col
 
+from benchmarks.homepc import HARDWARE, PLANS, VRAM, Pc, Work, board, close_cpu
+from benchmarks.homestudy import BASE, SPEC, Weekend, length_of, result_of
 from jsm_queue import coordinator, lifecycle, protocol
 from jsm_queue.canonical import content_hash
 from jsm_queue.errors import JsmError
-from jsm_queue.kinds import KINDS, BaseRef, FileRef, Inputs
+from jsm_queue.kinds import FileRef, Inputs
 from jsm_queue.settings import Settings
 from jsm_queue.spec import parse_spec
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import open_store, reading, writing
 from workers import courtesy
-from workers.board import Board, Held, Room
+from workers.board import Room
 from workers.checkpoints import SEND_FACTOR, SEND_S
-from workers.hardware import SlotPlan
 from workers.owner import Readings
 
 PCS = 8
@@ -54,89 +54,11 @@ API_AWAY = (2.5 * 3600.0, 3.5 * 3600.0)
 LOAD_S, WARM_S = 30.0, 1.0  # until the first step: with another base, and with the one that is there
 SEND_EVERY_S = max(SEND_S, SEND_FACTOR * 40.0)  # half a GB over a Wi-Fi of 100 Mbit/s takes 40 s
 LOCAL_S = 60.0  # between two checkpoints on the PC's own disk: half a GB in 1.2 s, for 2 % of the time
-VRAM = 16 * 2**30
 TICK_S, RENEW_S, BEAT_S = 25.0, 25.0, 300.0
 """Slower than by default, to simulate faster: between two rounds of the api, between two heartbeats that have nothing
 new to say and so only renew the lease, between two whole ones. The lease is the default.
 """
 RULES = courtesy.Rules(programs=frozenset({"game"}), quiet_s=60.0)
-
-
-@dataclass
-class Work:
-    """An attempt under way: its steps began at `since`, from `start` seconds of work on; `sent`: what the api has."""
-
-    attempt: str
-    job: str
-    held: Held
-    since: float
-    start: float
-    length: float
-    sent: float
-
-    def position(self, now: float) -> float:
-        """Seconds of work that are done."""
-        return min(self.length, self.start + max(0.0, now - self.since))
-
-
-@dataclass
-class Pc:
-    """One machine. `disk`: job → (position, charges) of its own newest checkpoint; `whole`: attempt → job, results."""
-
-    id: str
-    board: Board
-    on: bool = True
-    linked: bool = True
-    playing: bool = False
-    boots: int = 0
-    warm: bool = False
-    standing: dict[int, courtesy.Standing] = field(default_factory=dict)
-    work: Work | None = None
-    disk: dict[str, tuple[float, int]] = field(default_factory=dict)
-    whole: dict[str, str] = field(default_factory=dict)
-    ends: list[tuple[str, protocol.EndRequest]] = field(default_factory=list)
-
-    @property
-    def boot(self) -> str:
-        """Its session."""
-        return f"{int(self.id, 16) * 10_000 + self.boots:032x}"
-
-
-@dataclass(frozen=True)
-class Weekend:
-    """What came of it, in GPU-seconds. `spent`: what the PCs did while they were on and not their owners'; `under_way`:
-    what was done by the end of jobs that were not accepted yet.
-    """
-
-    spent: dict[str, float]
-    accepted: float
-    under_way: float
-    jobs: int
-    failures: int
-
-    @property
-    def available(self) -> float:
-        """Without what was still under way."""
-        return sum(self.spent.values()) - self.under_way
-
-    @property
-    def goodput(self) -> float:
-        """The share of what was available that ended in accepted results."""
-        return self.accepted / self.available
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """What became of the available time: accepted, done twice, and what was no step at all."""
-        steps = {"accepted": self.accepted, "steps in vain": self.spent[STEPS] - self.accepted - self.under_way}
-        others = {
-            what: seconds for what, seconds in sorted(self.spent.items(), key=lambda each: -each[1]) if what != STEPS
-        }
-        return {what: seconds / self.available for what, seconds in (steps | others).items()}
-
-    @property
-    def lost_per_failure(self) -> float:
-        """GPU-seconds that no result came of, for whatever reason, over the failures."""
-        return (self.available - self.accepted) / max(1, self.failures)
 
 
 class Home:
@@ -150,7 +72,7 @@ class Home:
         self.failures, self.accepted, self.jobs = 0, 0.0, 0
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
-        self.pcs = {f"{i:032x}": Pc(f"{i:032x}", _board()) for i in range(1, PCS + 1)}
+        self.pcs = {f"{i:032x}": Pc(f"{i:032x}", board()) for i in range(1, PCS + 1)}
 
     def run(self) -> Weekend:
         """The weekend, event by event."""
@@ -169,20 +91,8 @@ class Home:
         """Time goes on: what the PCs could have worked meanwhile."""
         for pc in self.pcs.values():
             if pc.on and not pc.playing:
-                self.spent[self._doing(pc)] += at - self.now
+                self.spent[pc.doing(self.now, self.api)] += at - self.now
         self.now = at
-
-    def _doing(self, pc: Pc) -> str:
-        """What a PC spends its time on, in words."""
-        if pc.work:
-            return STEPS if pc.work.since <= self.now else "loading"
-        if pc.standing.get(0, courtesy.Standing("run")).wish != "run":
-            return "idle: after its owner played"
-        if not self.api:
-            return "idle: the api is away"
-        if not pc.linked:
-            return "idle: its Wi-Fi is away"
-        return "idle: waiting"
 
     def _under_way(self) -> float:
         """Work that is done of jobs without a result: each job's furthest."""
@@ -260,7 +170,7 @@ class Home:
         """A heartbeat; and whatever could not be told before."""
         if not self._reaches(pc):
             return
-        if pc.boots == 0 or self._is_new(pc):
+        if self._is_new(pc):
             self._greet(pc)
         if pc.work:
             pc.board.progress(pc.work.attempt, int(pc.work.position(self.now)), int(pc.work.length), {})
@@ -279,16 +189,14 @@ class Home:
 
     def _renew(self, pc: Pc) -> None:
         """A heartbeat that says nothing new but how far the work is, of a session that the api knows."""
-        if self._reaches(pc):
-            renewed = update(t.Worker).where(col(t.Worker.id) == pc.id, col(t.Worker.boot_id) == pc.boot)
-            with writing(self.engine) as session:
-                session.connection().execute(renewed.values(lease_until=self.now + self.settings.lease_s))
-                if pc.work:
-                    position = int(pc.work.position(self.now))
-                    told = update(t.Attempt).where(col(t.Attempt.id) == pc.work.attempt)
-                    session.connection().execute(
-                        told.where(col(t.Attempt.state) == "running").values(position=position)
-                    )
+        if not self._reaches(pc):
+            return
+        renewed = update(t.Worker).where(col(t.Worker.id) == pc.id, col(t.Worker.boot_id) == pc.boot)
+        with writing(self.engine) as session:
+            session.connection().execute(renewed.values(lease_until=self.now + self.settings.lease_s))
+            if pc.work:
+                told = update(t.Attempt).where(col(t.Attempt.id) == pc.work.attempt, col(t.Attempt.state) == "running")
+                session.connection().execute(told.values(position=int(pc.work.position(self.now))))
 
     def _is_new(self, pc: Pc) -> bool:
         """Whether it started anew since it was last heard of."""
@@ -306,13 +214,13 @@ class Home:
     def _give(self, pc: Pc, attempt: str, job: str) -> None:
         with suppress(JsmError), writing(self.engine) as session:
             row = session.get_one(t.Job, job)
-            result = _result(row)
+            result = result_of(row)
             for artifact in result.artifacts:
                 lifecycle.know(session, artifact.sha, artifact.size, self.now)
             if lifecycle.accept(session, attempt, pc.id, result, self.now):
                 if not self.jobs:
                     for each in self.pcs.values():
-                        _close_cpu(each)
+                        close_cpu(each)
                 self.accepted, self.jobs = self.accepted + length_of(row) * (row.kind != "prepare"), self.jobs + 1
         pc.whole.pop(attempt)
         pc.board.forget(attempt)
@@ -378,9 +286,7 @@ class Home:
         self.after(SEND_EVERY_S if self._reaches(pc) else 30.0, lambda: self._send(pc, work))
 
     def _save(self, pc: Pc, work: Work, position: float) -> None:
-        with writing(self.engine) as session:
-            charges = session.get_one(t.Job, work.job).charges
-        pc.disk[work.job] = (position, charges)
+        self._lay_down(pc, work, position)
         if position <= work.sent or not self._reaches(pc):
             return
         sha = content_hash([work.job, position])
@@ -389,6 +295,10 @@ class Home:
             request = protocol.CheckpointRequest(sha=sha, position=int(position))
             lifecycle.checkpoint(session, work.attempt, pc.id, request, self.now)
             work.sent = position
+
+    def _lay_down(self, pc: Pc, work: Work, position: float) -> None:
+        with reading(self.engine) as session:
+            pc.disk[work.job] = (position, session.get_one(t.Job, work.job).charges)
 
     def _obey(self, pc: Pc) -> None:
         """What was wished of the attempt: it stops, or it is saved and given back."""
@@ -411,13 +321,11 @@ class Home:
         """The power goes; it starts again with what is on its disk."""
         self.failures += 1
         if self.keep and pc.work:
-            with reading(self.engine) as session:
-                charges = session.get_one(t.Job, pc.work.job).charges
-            pc.disk[pc.work.job] = (pc.work.position(self.now) // LOCAL_S * LOCAL_S, charges)
+            self._lay_down(pc, pc.work, pc.work.position(self.now) // LOCAL_S * LOCAL_S)
         pc.work, pc.on, pc.warm = None, False, False
-        pc.board, pc.standing, pc.ends = _board(), {}, []
+        pc.board, pc.standing, pc.ends = board(), {}, []
         if self.jobs:
-            _close_cpu(pc)
+            close_cpu(pc)
         for attempt in pc.whole:
             pc.board.delivering(attempt)
         pc.boots += 1
@@ -456,49 +364,6 @@ class Home:
                 self.after(RULES.quiet_s + 1, lambda: self._look(pc))
         self._obey(pc)
         self.after(0.1, lambda: self._beat(pc))
-
-
-STEPS = "steps"
-PLANS = [SlotPlan(0, "gpu", "cuda:0", 8, "GPU-0"), SlotPlan(1, "cpu", "cpu", 8)]
-HARDWARE = protocol.Hardware(
-    hardware_class="RTX 4060 Ti 16 GB", os="Windows 11", cpu="x", cores=8, memory_bytes=2**35, gpus=["RTX 4060 Ti"]
-)
-BASE = BaseRef(form="folder", files={"config.json": content_hash("c"), "model.safetensors": content_hash("m")})
-SPEC = {
-    "name": "home",
-    "data": {"source": "pairs.jsonl"},
-    "bases": [{"name": "a", "source": "./a"}],
-    "stages": {
-        "scale": {"base": "a", "sizes": list(range(1000, 5001, 100)), "seeds": list(range(20))},
-        "bases": None,
-        "quantization": None,
-    },
-}
-
-
-def _board() -> Board:
-    return Board(PLANS)
-
-
-def _close_cpu(pc: Pc) -> None:
-    """Nothing is left for CPU slots after the study's first job; the api need not look for it every time."""
-    pc.board.occupy(1, pc.id)
-
-
-def length_of(job: t.Job) -> float:
-    """Seconds of work: a training of 1 000 examples takes ten minutes, a score two, the rest one."""
-    if job.kind == "train":
-        return 600.0 * job.params["n"] / 1000
-    return 120.0 if job.kind == "score" else 60.0
-
-
-def _result(job: t.Job) -> protocol.ResultRequest:
-    files = [
-        protocol.ArtifactIn(role=role, sha=content_hash([job.id, role]), size=1) for role in KINDS[job.kind].outputs
-    ]
-    values = {"score": ("nll", "tokens", "bytes")}.get(job.kind, ())
-    records = [protocol.RecordIn(item=f"q{i}", name=name, value=1 + i / 10) for i in range(3) for name in values]
-    return protocol.ResultRequest(records=records, metrics={}, artifacts=files)
 
 
 def main() -> int:

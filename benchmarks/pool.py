@@ -20,7 +20,8 @@ from pathlib import Path
 from sqlmodel import col, select
 
 from benchmarks.form import Row, report
-from benchmarks.hometrace import Weekend, live
+from benchmarks.homestudy import Weekend
+from benchmarks.hometrace import live
 from jsm_queue import processes
 from jsm_queue.store import queries
 from jsm_queue.store import tables as t

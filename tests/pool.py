@@ -129,11 +129,15 @@ class Pool:
             arguments += ["--invite", self.invite]
         return self.start(name, ["-m", "workers.agent", *arguments], **environment)
 
-    def start_all(self) -> None:
-        """Valkey, the api and one agent."""
+    def start_core(self) -> None:
+        """Valkey and the api; waits for it."""
         self.start_valkey()
         self.start_api()
         self.wait_healthy()
+
+    def start_all(self) -> None:
+        """Valkey, the api and one agent."""
+        self.start_core()
         self.start_agent()
 
     def kill(self, name: str) -> None:

@@ -1,7 +1,7 @@
 """Bugs of the protocol to plant in the api. Each is a mistake that somebody could make, and replaces one function."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -15,22 +15,15 @@ from jsm_queue.store import tables as t
 from jsm_queue.store.tokens import token_hash
 from tests.chaos import bugs
 from tests.lifecycle import planted as foundation
+from tests.planting import Plant, into, nothing
 
-BUGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {}
+BUGS: dict[str, Plant] = {}
+_bug = into(BUGS)
 
 
 def planted() -> AbstractContextManager[Any]:
     """The bug that CHAOS_BUG names, if it is one of the api, of these or of the foundation's: in force inside."""
     return bugs.chosen(BUGS | foundation.BUGS)
-
-
-def _bug(plant: Callable[[], Iterator[None]]) -> Callable[[], Iterator[None]]:
-    BUGS[plant.__name__.replace("_", " ")] = contextmanager(plant)
-    return plant
-
-
-def _nothing(*_given: Any, **_named: Any) -> None:
-    pass
 
 
 @_bug
@@ -79,7 +72,7 @@ def a_removed_worker_goes_on() -> Iterator[None]:
 def a_result_names_any_file() -> Iterator[None]:
     from api.routes import worker
 
-    with patch.object(worker, "_require_own", _nothing):
+    with patch.object(worker, "_require_own", nothing):
         yield
 
 
@@ -120,5 +113,5 @@ def a_restarted_broker_knows_nobody() -> Iterator[None]:
     """Its users are told when their workers start, and never again."""
     from api import brokerusers
 
-    with patch.object(brokerusers, "_loop", _nothing):
+    with patch.object(brokerusers, "_loop", nothing):
         yield

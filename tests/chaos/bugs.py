@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +19,10 @@ from unittest.mock import patch
 from jsm_queue import protocol
 from jsm_queue.errors import ConflictError, JsmError
 from jsm_queue.files import publish
-
-Plant = Callable[[], AbstractContextManager[Any]]
+from tests.planting import Plant, into, nothing
 
 BUGS: dict[str, Plant] = {}
+_bug = into(BUGS)
 
 
 def planted() -> AbstractContextManager[Any]:
@@ -34,15 +34,6 @@ def chosen(bugs: Mapping[str, Plant]) -> AbstractContextManager[Any]:
     """The one of `bugs` that CHAOS_BUG names; nothing where it names another, or none."""
     plant = bugs.get(os.environ.get("CHAOS_BUG", ""))
     return plant() if plant else nullcontext()
-
-
-def _bug(plant: Callable[[], Iterator[None]]) -> Callable[[], Iterator[None]]:
-    BUGS[plant.__name__.replace("_", " ")] = contextmanager(plant)
-    return plant
-
-
-def _nothing(*_given: Any, **_named: Any) -> None:
-    pass
 
 
 # The runner
@@ -159,7 +150,7 @@ def heartbeats_end_with_the_first_that_is_missed() -> Iterator[None]:
 def wishes_are_not_obeyed() -> Iterator[None]:
     from workers.board import Board
 
-    with patch.object(Board, "obey", _nothing):
+    with patch.object(Board, "obey", nothing):
         yield
 
 
@@ -205,7 +196,7 @@ def an_error_of_the_api_counts_as_its_answer() -> Iterator[None]:
 def what_cannot_be_delivered_at_once_is_given_up() -> Iterator[None]:
     from workers.delivery import Delivery
 
-    with patch.object(Delivery, "_postpone", _nothing):
+    with patch.object(Delivery, "_postpone", nothing):
         yield
 
 

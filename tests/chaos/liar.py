@@ -12,67 +12,58 @@ from sqlmodel import col, select
 from jsm_queue.kinds import KINDS
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading
-from jsm_queue.store.tokens import create_token
+from tests.chaos.peer import Peer
 from tests.chaos.pool import ChaosPool
 
 WAIT_S = 8.0  # for an offer
 HARDWARE = {"hardware_class": "liar", "os": "x", "cpu": "x", "cores": 1, "memory_bytes": 2**33}
 
 
-class Liar:
+class Liar(Peer):
     """One session of such a worker. `believed`: the lies that the api took for true."""
 
     def __init__(self, pool: ChaosPool) -> None:
-        self.pool = pool
+        super().__init__(pool, "liar")
         self.believed: list[str] = []
         self.boot = uuid.uuid4().hex
-        self.invite, self.token = create_token(pool.store, "invite"), secrets.token_urlsafe(32)
-        self.id = self._post("/workers/join", {"name": "liar", "token": self.token}, self.invite)["worker"]
         slot = {"idx": 0, "kind": "cpu", "device": "cpu", "vram_free": 2**33, "vram_total": 2**33, "free": True}
-        self._post("/worker/hello", {"boot_id": self.boot, "hardware": HARDWARE, "slots": [slot]})
+        hello = {"boot_id": self.boot, "hardware": HARDWARE, "slots": [slot]}
+        self.ask("POST", "/worker/hello", hello).raise_for_status()
 
-    def claim(self) -> dict[str, Any] | None:
+    def take(self) -> dict[str, Any] | None:
         """The attempt that it was offered and claimed; None where there was none."""
         deadline = time.monotonic() + WAIT_S
         while time.monotonic() < deadline:
-            with reading(self.pool.store) as session:
-                offered = select(t.Run.id).where(t.Run.worker == self.id, t.Run.state == "offered")
-                run = session.exec(offered).first()
-            if run:
-                reply = self._post(f"/runs/{run}/claim", {"boot_id": self.boot, "delivery": uuid.uuid4().hex})
-                return reply["attempts"][0]
+            if run := self.offer():
+                return self.claim(run, uuid.uuid4().hex).raise_for_status().json()["attempts"][0]
             time.sleep(0.1)
         return None
 
     def fall_silent(self) -> None:
         """It claims what it is offered, and is never heard of again."""
-        self.claim()
+        self.take()
 
     def lie_about_a_hash(self) -> None:
         """It sends other bytes than it says, and a result of files that it never sent."""
-        attempt = self.claim()
+        attempt = self.take()
         if attempt is None:
             return
         data = secrets.token_bytes(500)
         sha = hashlib.sha256(data + b"!").hexdigest()
-        self._request("POST", "/artifacts", json={"sha": sha, "size": len(data)})
-        sent = self._request(
-            "PATCH", f"/artifacts/{sha}", content=data, headers={"Upload-Offset": "0", "Upload-Length": str(len(data))}
-        )
-        self._must_be_refused("bytes of another hash", sent)
+        self._must_be_refused("bytes of another hash", self.send(data, sha))
         roles = KINDS[attempt["kind"]].outputs
         files = [{"role": role, "sha": hashlib.sha256(role.encode()).hexdigest(), "size": 9} for role in roles]
         if files:
-            told = self._request("POST", f"/attempts/{attempt['attempt']}/result", json={"artifacts": files})
+            told = self.ask("POST", f"/attempts/{attempt['attempt']}/result", {"artifacts": files})
             self._must_be_refused("a result whose files it never sent", told)
 
     def replay(self) -> None:
         """It uses its invite again, another session's name, and other workers' attempts."""
-        again = self._request("POST", "/workers/join", token=self.invite, json={"name": "liar"})
+        again = self.ask("POST", "/workers/join", {"name": "liar"}, self.invite)
         self._must_be_refused("an invite that is used up", again)
         beat = {"boot_id": uuid.uuid4().hex, "slots": [{"idx": 0, "kind": "cpu", "device": "x", "vram_free": 0}]}
         beat["slots"][0]["free"] = True
-        self._must_be_refused("a session that never said hello", self._request("POST", "/worker/heartbeat", json=beat))
+        self._must_be_refused("a session that never said hello", self.ask("POST", "/worker/heartbeat", beat))
         with reading(self.pool.store) as session:
             others = select(t.Attempt.id).where(t.Attempt.worker != self.id).order_by(col(t.Attempt.offered_at).desc())
             attempts = session.exec(others.limit(5)).all()
@@ -83,16 +74,9 @@ class Liar:
                 ("checkpoint", {"sha": "0" * 64, "position": 9}),
             ):
                 self._must_be_refused(
-                    f"{path} of another's attempt", self._request("POST", f"/attempts/{attempt}/{path}", json=body)
+                    f"{path} of another's attempt", self.ask("POST", f"/attempts/{attempt}/{path}", body)
                 )
 
     def _must_be_refused(self, lie: str, answer: httpx.Response) -> None:
         if answer.is_success:
             self.believed.append(f"the api believed {lie}: {answer.text[:200]}")
-
-    def _post(self, path: str, body: dict[str, Any], token: str | None = None) -> dict[str, Any]:
-        return self._request("POST", path, token, json=body).raise_for_status().json()
-
-    def _request(self, method: str, path: str, token: str | None = None, **given: Any) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {token or self.token}"} | given.pop("headers", {})
-        return httpx.request(method, f"{self.pool.url}/v1{path}", headers=headers, timeout=30, trust_env=False, **given)

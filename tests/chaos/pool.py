@@ -61,12 +61,6 @@ class ChaosPool(Pool):
         """The api, in which a bug may be planted."""
         return self.start("api", ["-m", "tests.chaos.api"], **environment)
 
-    def start_core(self) -> None:
-        """Valkey and the api; waits for it."""
-        self.start_valkey()
-        self.start_api()
-        self.wait_healthy()
-
     def start_everything(self) -> None:
         """Valkey, the api and the six workers; waits for the api alone."""
         self.start_core()

@@ -1,7 +1,6 @@
 """A worker whose every step a scene decides. It speaks the protocol over HTTP, and its results are the true ones."""
 
 import hashlib
-import secrets
 import tempfile
 import threading
 import time
@@ -19,8 +18,8 @@ from jsm_queue.kinds import KINDS, ROLE_FILES
 from jsm_queue.protocol import ResultRequest
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading
-from jsm_queue.store.tokens import create_token
 from tests.chaos import kinds
+from tests.chaos.peer import Peer
 from tests.chaos.pool import ChaosPool, patience
 from workers import hardware
 from workers.runner import collect
@@ -55,15 +54,12 @@ class Said:
     silent: bool = False
 
 
-class Puppet:
+class Puppet(Peer):
     """One worker with one slot. It begins paused: nothing is offered to it."""
 
     def __init__(self, pool: ChaosPool, name: str) -> None:
-        self.pool, self.name, self.boot = pool, name, ""
-        self.invite, self.token = create_token(pool.store, "invite"), secrets.token_urlsafe(32)
+        super().__init__(pool, name)
         self.said, self._lock, self._over = Said(), threading.Lock(), threading.Event()
-        joined = self.ask("POST", "/workers/join", {"name": name, "token": self.token}, self.invite)
-        self.id: str = joined.raise_for_status().json()["worker"]
         self.hello()
         self.rest()
         threading.Thread(target=self._beat_on, daemon=True).start()
@@ -119,10 +115,8 @@ class Puppet:
         """The run that it is offered next."""
         deadline = time.monotonic() + patience(WAIT_S)
         while time.monotonic() < deadline:
-            with reading(self.pool.store) as session:
-                offered = select(t.Run.id).where(t.Run.worker == self.id, t.Run.state == "offered")
-                if run := session.exec(offered).first():
-                    return run
+            if run := self.offer():
+                return run
             time.sleep(0.1)
         raise AssertionError(f"{self.name} is offered nothing although its slot is free")
 
@@ -135,10 +129,6 @@ class Puppet:
                 ended = session.exec(select(t.Attempt).where(t.Attempt.run == run, t.Attempt.reason == "unclaimed"))
                 if not (answer.status_code == ConflictError.status and ended.first()):
                     return run, answer.raise_for_status().json()
-
-    def claim(self, run: str, delivery: str) -> httpx.Response:
-        """Of a message of that delivery."""
-        return self.ask("POST", f"/runs/{run}/claim", {"boot_id": self.boot, "delivery": delivery})
 
     def run_of(self, attempt: str) -> str:
         """An attempt's run."""
@@ -167,15 +157,6 @@ class Puppet:
             files = {a.sha: (folder / "out" / ROLE_FILES[a.role]).read_bytes() for a in result.artifacts}
         return Made(result, files, checkpoints)
 
-    def send(self, data: bytes, sha: str = "") -> httpx.Response:
-        """A file, as if its hash were `sha`."""
-        sha = sha or hashlib.sha256(data).hexdigest()
-        answer = self.ask("POST", "/artifacts", {"sha": sha, "size": len(data)})
-        if not answer.is_success or answer.json()["have"]:
-            return answer
-        headers = {"Upload-Offset": str(answer.json()["offset"]), "Upload-Length": str(len(data))}
-        return self.ask("PATCH", f"/artifacts/{sha}", content=data[answer.json()["offset"] :], headers=headers)
-
     def checkpoint(self, attempt: str, position: int, data: bytes) -> httpx.Response:
         """Send one, and tell of it."""
         self.send(data)
@@ -201,16 +182,6 @@ class Puppet:
         """Its run is over, and it is paused: nothing is offered to it."""
         self.pool.http.post(f"/v1/workers/{self.id}/pause").raise_for_status()
         self.beat(free=True, held={})
-
-    def ask(
-        self, method: str, path: str, body: dict[str, Any] | None = None, token: str | None = None, **given: Any
-    ) -> httpx.Response:
-        """Any request."""
-        headers = {"Authorization": f"Bearer {token or self.token}"} | given.pop("headers", {})
-        if body is not None:
-            given["json"] = body
-        url = f"{self.pool.url}/v1{path}"
-        return httpx.request(method, url, headers=headers, timeout=30, trust_env=False, **given)
 
 
 def attempts_of(pool: ChaosPool, job: str) -> list[t.Attempt]:

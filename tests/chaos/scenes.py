@@ -18,7 +18,7 @@ from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading
 from tests.chaos import study as studies
 from tests.chaos.pool import LEASE_S, OFFER_S, ChaosPool, patience, tended
-from tests.chaos.puppet import Puppet, attempts_of
+from tests.chaos.puppet import Made, Puppet, attempts_of
 from tests.chaos.stage import Stage, must, ok, refused
 from tests.chaos.watch import Broken, Watch
 from tests.pool import crash_at
@@ -35,6 +35,12 @@ def scene(play: Callable[[Stage], None]) -> Callable[[Stage], None]:
     """They are played in their order."""
     SCENES.append(play)
     return play
+
+
+def send_files(puppet: Puppet, made: Made) -> None:
+    """All of a result's, before it is told of."""
+    for data in made.files.values():
+        ok(puppet.send(data), "a file")
 
 
 @scene
@@ -54,8 +60,7 @@ def claims_and_results_come_twice(s: Stage) -> None:
     refused(b.ask("POST", f"/attempts/{attempt}/result", {}), "a result of another's attempt")
     refused(a.send(b"other bytes", next(iter(made.files))), "bytes of another hash", 403, 409)
     refused(a.ask("POST", f"/attempts/{attempt}/result", made.body), "a result whose files were never sent")
-    for data in made.files.values():
-        ok(a.send(data), "a file")
+    send_files(a, made)
     with ThreadPoolExecutor(AT_ONCE) as many:
         beats = [many.submit(a.beat) for _ in range(AT_ONCE)]
         asked = [many.submit(a.ask, "POST", f"/attempts/{attempt}/result", made.body) for _ in range(AT_ONCE)]
@@ -81,8 +86,7 @@ def a_foreign_file_is_named(s: Stage) -> None:
     a, b = s.a, s.b
     mine, theirs = s.take_kind(a, "train"), s.take_kind(b, "train")
     made = a.make(mine)
-    for data in made.files.values():
-        ok(a.send(data), "a file")
+    send_files(a, made)
     told = b.ask("POST", f"/attempts/{theirs['attempt']}/result", made.body)
     refused(told, "a result with another worker's files")
     for puppet, grant in ((a, mine), (b, theirs)):
@@ -128,8 +132,7 @@ def a_result_comes_after_the_quarantine(s: Stage) -> None:
     a, b = s.a, s.b
     grant = s.take_kind(a, "train")
     attempt, job, made = grant["attempt"], grant["job"], a.make(grant)
-    for data in made.files.values():
-        ok(a.send(data), "a file")
+    send_files(a, made)
     a.said.silent = True
     s.until(lambda: s.state(attempt)[0] in ("suspect", "ended"), "a silent worker's attempt is suspect")
     s.crashes(b, job, 3)
@@ -146,8 +149,7 @@ def a_worker_comes_back(s: Stage) -> None:
     a, b = s.a, s.b
     grant = s.take_kind(a, "train")
     attempt, job, made = grant["attempt"], grant["job"], a.make(grant)
-    for data in made.files.values():
-        ok(a.send(data), "a file")
+    send_files(a, made)
     a.said.silent = True
     s.until(lambda: s.state(attempt)[0] != "running", "a silent worker's attempt is suspect")
     a.beat(silent=False)
@@ -262,8 +264,7 @@ def files_are_collected(s: Stage) -> None:
     grant = s.take_kind(a, "train")
     attempt, made = grant["attempt"], a.make(grant)
     ok(a.checkpoint(attempt, 5, made.checkpoints[5]), "a checkpoint")
-    for data in made.files.values():
-        ok(a.send(data), "a file")
+    send_files(a, made)
     s.watch.look(now=True)
     s.a_day_passes({hashlib.sha256(data).hexdigest() for data in made.files.values()})
     s.user("POST", "/artifacts/collect")

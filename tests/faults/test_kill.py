@@ -65,9 +65,7 @@ def test_calm_records_are_not_empty(calm: Calm) -> None:
 
 def test_agent_and_runner_are_killed_at_every_point(pool: Pool, calm: Calm, tmp_path: Path) -> None:
     crashes = crash_at(AGENT + RUNNER, tmp_path / "crashes")
-    pool.start_valkey()
-    pool.start_api()
-    pool.wait_healthy()
+    pool.start_core()
     pool.start_agent(**crashes)
     study = pool.submit(calm.spec, calm.folder)
     deaths = run_with_restarts(pool, study, {"agent": lambda: pool.start_agent(**crashes)})
@@ -79,9 +77,7 @@ def test_agent_and_runner_are_killed_at_every_point(pool: Pool, calm: Calm, tmp_
 
 def test_the_api_is_killed_at_every_point(pool: Pool, calm: Calm, tmp_path: Path) -> None:
     crashes = crash_at(API, tmp_path / "crashes")
-    pool.start_valkey()
-    pool.start_api()
-    pool.wait_healthy()
+    pool.start_core()
     study = pool.submit(calm.spec, calm.folder)  # the uploads, too, would otherwise meet the points
     pool.kill("api")
     pool.start_api(**crashes)

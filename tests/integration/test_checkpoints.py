@@ -76,9 +76,7 @@ def make_pool(study: Toy, tmp_path: Path) -> Iterator[Callable[[str], Pool]]:
     def make(name: str) -> Pool:
         pool = Pool(study, tmp_path / name, {"JSM_LEASE_S": "60"})
         pools.append(pool)
-        pool.start_valkey()
-        pool.start_api()
-        pool.wait_healthy()
+        pool.start_core()
         return pool
 
     yield make

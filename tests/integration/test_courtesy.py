@@ -31,9 +31,7 @@ def pool(tmp_path: Path) -> Iterator[Pool]:
         JSM_COURTESY_PROGRAMS=GAME,
         JSM_COURTESY_QUIET_S="0.5",
     )
-    pool.start_valkey()
-    pool.start_api()
-    pool.wait_healthy()
+    pool.start_core()
     argv = ["--home", str(pool.home / "agent"), "--api", pool.url, "--name", "gamer", "--invite", pool.invite]
     environment = {"CHAOS_STEP_S": "1", "CHAOS_BROKER_PORT": str(pool.ports["valkey"])}
     pool.start("agent", ["-m", "tests.chaos.agent", *argv], **environment)

@@ -75,9 +75,7 @@ def make_pool(tmp_path: Path) -> Iterator[Callable[[str], Elsewhere]]:
     def make(name: str) -> Elsewhere:
         pool = Elsewhere(tmp_path / name)
         pools.append(pool)
-        pool.start_valkey()
-        pool.start_api()
-        pool.wait_healthy()
+        pool.start_core()
         return pool
 
     yield make

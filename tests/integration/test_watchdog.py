@@ -18,9 +18,7 @@ def test_a_deaf_worker_starts_anew_and_takes_its_jobs(tmp_path: Path) -> None:
     spec = write_study(tmp_path / "study", **SHORT)
     pool = Pool(tmp_path / "home", JSM_OFFER_S="1")
     try:
-        pool.start_valkey()
-        pool.start_api()
-        pool.wait_healthy()
+        pool.start_core()
         argv = ["--home", str(pool.home / "agent"), "--api", pool.url, "--name", "deaf", "--invite", pool.invite]
         process = pool.start("agent", ["-m", "tests.integration.deaf", *argv])
         pool.submit(spec, tmp_path / "study")

@@ -17,25 +17,15 @@ from jsm_queue.lifecycle import attempts, files, jobs, sessions, studies
 from jsm_queue.store import database, queries
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import insert_or_ignore
-
-Plant = Callable[[], Any]
-"""Returns a context manager under which the bug is in force."""
+from tests.planting import Plant, into, nothing
 
 BUGS: dict[str, Plant] = {}
-
-
-def _bug(plant: Callable[[], Iterator[None]]) -> Callable[[], Iterator[None]]:
-    BUGS[plant.__name__.replace("_", " ")] = contextmanager(plant)
-    return plant
+_bug = into(BUGS)
 
 
 def _replace(name: str, module: Any, attribute: str, value: Any) -> None:
     """A bug that is one replaced function."""
     BUGS[name] = lambda: patch.object(module, attribute, value)
-
-
-def _nothing(*_given: Any, **_named: Any) -> None:
-    pass
 
 
 def _true(*_given: Any) -> bool:
@@ -85,9 +75,9 @@ def a_job_is_accepted_twice() -> Iterator[None]:
 
 
 _replace("an attempt that ended otherwise delivers", attempts, "deliverable", _true)
-_replace("the winner does not end the others", attempts, "_supersede", _nothing)
+_replace("the winner does not end the others", attempts, "_supersede", nothing)
 _replace("two runs on a slot", attempts, "_slot_taken", lambda *_: False)
-_replace("a successor without the end of the suspect", attempts, "_end_suspect", _nothing)
+_replace("a successor without the end of the suspect", attempts, "_end_suspect", nothing)
 
 
 @_bug
@@ -104,7 +94,7 @@ def a_foreign_worker_writes() -> Iterator[None]:
 
 @_bug
 def an_old_session_goes_on() -> Iterator[None]:
-    with patch.object(attempts, "check_session", _nothing), patch.object(sessions, "check_session", _nothing):
+    with patch.object(attempts, "check_session", nothing), patch.object(sessions, "check_session", nothing):
         yield
 
 
@@ -311,7 +301,7 @@ def a_heartbeat_revives_a_replaced_attempt() -> Iterator[None]:
         yield
 
 
-_replace("what a worker dropped goes on for ever", sessions, "_end_forgotten", _nothing)
+_replace("what a worker dropped goes on for ever", sessions, "_end_forgotten", nothing)
 
 
 @_bug
@@ -399,7 +389,7 @@ def giving_up_skips_nobody() -> Iterator[None]:
 
 
 _replace("a job is ready before all its needs are", jobs, "needs_done", _true)
-_replace("what was skipped stays skipped", jobs, "_unskip", _nothing)
+_replace("what was skipped stays skipped", jobs, "_unskip", nothing)
 
 
 @_bug
