@@ -43,7 +43,8 @@ class ChaosPool(Pool):
     """
 
     def __init__(self, home: Path, database_url: str | None, step_s: float, bug: str = "") -> None:
-        given = TIMES | {"PYTHONPATH": str(ROOT), "CHAOS_STEP_S": str(step_s), "CHAOS_BUG": bug}
+        given = TIMES | {"PYTHONPATH": _import_path(), "CHAOS_STEP_S": str(step_s), "CHAOS_BUG": bug}
+        given |= {"CUDA_VISIBLE_DEVICES": ""}  # six machines would want the one GPU
         super().__init__(
             home, (_quiet_port(), _quiet_port()), **given | ({"JSM_DATABASE_URL": database_url} if database_url else {})
         )
@@ -199,6 +200,10 @@ def _quiet_port() -> int:
         port = random.SystemRandom().randrange(*QUIET_PORTS)
         if processes.free_port(port) == port:
             return port
+
+
+def _import_path() -> str:
+    return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 
 def _ends(process: processes.Process) -> bool:
