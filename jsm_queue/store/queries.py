@@ -93,7 +93,7 @@ def waiting_for(session: Session, study: t.Study, now: float) -> str | None:
     """What a running study needs and the pool has not now, in words for people; else None."""
     if study.state != "running":
         return None
-    return _owners(session, now) or _hardware(session, study, now)
+    return _owners(session, now) or _hardware(session, study, now) or _able(session, study, now)
 
 
 def _owners(session: Session, now: float) -> str | None:
@@ -114,6 +114,18 @@ def _hardware(session: Session, study: t.Study, now: float) -> str | None:
         hardware = job.params.get("hardware")
         if hardware is not None and hardware not in here:
             return f"a worker of class {hardware!r} for {job.kind}"
+    return None
+
+
+def _able(session: Session, study: t.Study, now: float) -> str | None:
+    """A kind of the study's ready jobs that no live worker can do, with what one of them lacks for it."""
+    listed = select(t.StudyJob.job).where(t.StudyJob.study == study.id)
+    kinds = select(t.Job.kind).where(col(t.Job.id).in_(listed), t.Job.state == "ready").distinct()
+    here = [(worker.name, (worker.hardware or {}).get("lacks", {})) for worker in live_workers(session, now)]
+    for kind in sorted(session.exec(kinds)):
+        lacking = sorted((name, lacks[kind]) for name, lacks in here if kind in lacks)
+        if here and len(lacking) == len(here):
+            return f"a worker that can do {kind} ({lacking[0][0]}: {lacking[0][1]})"
     return None
 
 

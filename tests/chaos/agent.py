@@ -12,12 +12,12 @@ from typing import Any
 
 from jsm_queue import broker
 from tests.chaos.bugs import planted
-from workers import agent, checkpoints, slots
+from workers import agent, checkpoints, hardware, slots
 
 
 def main() -> int:
     """The agent's own command line."""
-    slots.RUNNER = ("-m", "tests.chaos.runner")
+    slots.RUNNER, hardware.NEEDS = ("-m", "tests.chaos.runner"), {}
     checkpoints.SEND_S, checkpoints.SEND_FACTOR = 2.0, 1
     skew, clock = float(os.environ.get("CHAOS_SKEW_S", "0")), time.time
     time.time = lambda: clock() + skew

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 import redis
@@ -266,11 +267,7 @@ def a_disk_is_full(c: Chaos) -> str:
     disk = c.pool.home / worker
     if not disk.is_mount():
         raise NotNow
-    filler = disk / "filler"
-    with suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(2**16))
-    return f"{worker} for {c.after(1, 6, lambda: filler.unlink(missing_ok=True)):.1f} s"
+    return f"{worker} for {c.after(1, 6, fill(disk)):.1f} s"
 
 
 @fault
@@ -310,6 +307,15 @@ def postgres_restarts(c: Chaos) -> str:
     psutil.wait_procs(family, timeout=30)
     server = c.postgres
     return f"for {c.after(0, 3, server.ensure_postgres_running):.1f} s"
+
+
+def fill(disk: Path) -> Callable[[], object]:
+    """Fill it up. Returns what empties it."""
+    filler = disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(2**16))
+    return lambda: filler.unlink(missing_ok=True)
 
 
 def inject(c: Chaos) -> tuple[str, str]:

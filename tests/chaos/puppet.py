@@ -70,7 +70,7 @@ class Puppet(Peer):
         """A new session. Returns what the api does not want."""
         with self._lock:
             self.boot, self.said = uuid.uuid4().hex, Said(held=dict.fromkeys(undelivered, "delivering"))
-            machine = hardware.describe([]).model_dump(mode="json")
+            machine = hardware.describe([]).model_dump(mode="json") | {"lacks": {}}
             body = {"boot_id": self.boot, "hardware": machine, "slots": [self._slot()], "undelivered": undelivered}
             return self.ask("POST", "/worker/hello", body).raise_for_status().json()["drop"]
 

@@ -17,7 +17,7 @@ from sqlmodel import select
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading
 from tests import stores
-from tests.chaos import scenes, verify
+from tests.chaos import machines, scenes, verify
 from tests.chaos import study as studies
 from tests.chaos.faults import Chaos, inject
 from tests.chaos.pool import WORKERS, ChaosPool, patience, tended
@@ -105,8 +105,7 @@ def _play(course: Course, toy: studies.Toy, calm: dict[str, Any]) -> list[str]:
         scenes.play(pool, course.watch, studies.scenes(toy, "scenes"), course.say)
     pool.start_workers()
     study = str(tended(pool, lambda: pool.try_submit(toy), "the submission", deadline, course.watch))
-    scenes.machines_give_way(pool, course.watch, study)
-    scenes.machines_hear_again(pool, course.watch)
+    machines.play(course.chaos, course.watch, study, course.say)
     return _fall(course, study) + _settle(course, study, calm)
 
 

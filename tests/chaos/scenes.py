@@ -12,20 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import httpx
-from sqlmodel import col, select
+from sqlmodel import select
 
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading
 from tests.chaos import study as studies
-from tests.chaos.pool import LEASE_S, OFFER_S, ChaosPool, patience, tended
+from tests.chaos.pool import LEASE_S, OFFER_S, ChaosPool
 from tests.chaos.puppet import Made, Puppet, attempts_of
 from tests.chaos.stage import Stage, must, ok, refused
 from tests.chaos.watch import Broken, Watch
 from tests.pool import crash_at
 
-GIVE_WAY_S = 60.0
-EARLY = 6  # steps of an attempt that is hardly at its end before it hears of a pause
-PAUSES = 4
 AT_ONCE = 8  # clients that send the same
 
 SCENES: list[Callable[[Stage], None]] = []
@@ -312,56 +309,3 @@ def play(pool: ChaosPool, watch: Watch, toy: studies.Toy, say: Callable[[str], o
             raise Broken(f"{each.__name__.replace('_', ' ')}: {error}") from error
         say(f"  {each.__name__.replace('_', ' ')}: {time.monotonic() - began:.1f} s")
     stage.clear()
-
-
-def machines_give_way(pool: ChaosPool, watch: Watch, study: str) -> None:
-    """Real ones: the user pauses the study, and they stop, with all that they have done. Raises Broken.
-
-    On a slow machine an attempt may be done before its worker hears of it: then another try tells.
-    """
-    gave_way = any(_give_way(pool, watch, study) for _ in range(PAUSES))
-    must(gave_way, f"no attempt gave way although its study was paused {PAUSES} times")
-
-
-def _give_way(pool: ChaosPool, watch: Watch, study: str) -> int:
-    """How many attempts were released."""
-    deadline, released = time.monotonic() + patience(GIVE_WAY_S), 0
-    tended(pool, lambda: _begun(pool), "attempts of real machines", deadline, watch)
-    seen = _begun(pool)
-    pool.http.post(f"/v1/studies/{study}/pause").raise_for_status()
-    tended(pool, lambda: not _live(pool), "the end of what a paused study runs", deadline, watch)
-    with reading(pool.store) as session:
-        for attempt, position in seen.items():
-            row = session.get_one(t.Attempt, attempt)
-            kept = session.get_one(t.Job, row.job).position
-            released += row.reason == "released"
-            must(row.reason != "released" or kept >= position, f"it was released at {position}, and goes on at {kept}")
-    pool.http.post(f"/v1/studies/{study}/resume").raise_for_status()
-    return released
-
-
-def machines_hear_again(pool: ChaosPool, watch: Watch) -> None:
-    """The broker starts anew and knows nobody; no machine does. Its messages are heard again. Raises Broken."""
-    pool.kill_part("valkey", 0)
-    deadline = time.monotonic() + patience(GIVE_WAY_S)
-    tended(pool, lambda: pool.parts["valkey"].poll() is None, "the broker's start", deadline)
-    began = time.time()
-    tended(pool, lambda: _claimed_since(pool, began), "a message after the broker's restart", deadline, watch)
-
-
-def _claimed_since(pool: ChaosPool, began: float) -> bool:
-    with reading(pool.store) as session:
-        later = select(t.Attempt.id).where(t.Attempt.offered_at > began, col(t.Attempt.started_at).is_not(None))
-        return session.exec(later).first() is not None
-
-
-def _live(pool: ChaosPool) -> list[str]:
-    with reading(pool.store) as session:
-        return list(session.exec(select(t.Attempt.id).where(col(t.Attempt.state).in_(t.LIVE))))
-
-
-def _begun(pool: ChaosPool) -> dict[str, int]:
-    """Attempt → position, of those that run and are far from their end."""
-    with reading(pool.store) as session:
-        running = select(t.Attempt.id, t.Attempt.position).where(t.Attempt.state == "running")
-        return dict(session.exec(running.where(t.Attempt.position > 0, t.Attempt.position <= EARLY)).all())

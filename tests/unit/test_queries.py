@@ -194,6 +194,25 @@ def test_a_study_waits_for_owners_who_keep_every_slot(engine: Engine) -> None:
     assert waiting() is None, "a slot may be had"
 
 
+def test_a_study_waits_for_a_worker_that_can_do_a_kind(engine: Engine) -> None:
+    lacks = {"latency": "not installed: llama_cpp"}
+    with writing(engine) as s:
+        lifecycle.list_jobs(s, study_id(s), [Wanted("bases", None, JobDraft("latency", {}))], 0.0)
+        for name in ("aki", "ben"):
+            machine = {"lacks": lacks}
+            s.add(t.Worker(id=name, name=name, token_hash=name, joined_at=0.0, lease_until=60.0, hardware=machine))
+
+    def waiting(now: float = 0.0) -> str | None:
+        with reading(engine) as s:
+            return queries.waiting_for(s, queries.studies(s)[0], now)
+
+    assert waiting() == "a worker that can do latency (aki: not installed: llama_cpp)"
+    assert waiting(now=61.0) is None, "nobody is here"
+    with writing(engine) as s:
+        s.get_one(t.Worker, "ben").hardware = {"lacks": {}}
+    assert waiting() is None
+
+
 def hardware(name: str) -> dict[str, str]:
     return {"hardware_class": name}
 

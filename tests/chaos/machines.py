@@ -1,0 +1,235 @@
+"""What befalls real machines one after the other, before the faults: what chance brings seldom to the same place.
+
+Each scene picks an attempt where it stands right, makes one thing go wrong and says what must come of it. Where the
+attempt was quicker than the scene, another one is tried.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+from sqlmodel import col, select
+
+from jsm_queue.canonical import file_hash
+from jsm_queue.store import tables as t
+from jsm_queue.store.database import reading
+from tests.chaos.faults import Chaos, fill
+from tests.chaos.kinds import STEPS
+from tests.chaos.pool import WORKERS, patience, tended
+from tests.chaos.stage import must
+from tests.chaos.watch import Broken, Watch
+
+WAIT_S = 60.0
+EARLY = 6  # steps of an attempt that is hardly at its end before it hears of a pause
+LATE = STEPS - 2
+TRIES = 5
+FINISHES_S = 8.0  # the last steps
+DELIVERS_S = 1.0  # from when a result is whole on the disk to when its delivery was tried
+DOWNLOADS = 2
+
+Try = Callable[["Machines"], bool]
+SCENES: list[Try] = []
+
+
+def scene(play: Try) -> Try:
+    """They are played in their order, each until a try tells something: then it returns True."""
+    SCENES.append(play)
+    return play
+
+
+@dataclass
+class Machines:
+    """A pool of real machines with a study under way."""
+
+    chaos: Chaos
+    watch: Watch
+    study: str
+
+    def __post_init__(self) -> None:
+        self.pool = self.chaos.pool
+
+    def until(self, condition: Callable[[], Any], what: str) -> Any:
+        """The first true value, while what died is started again. Raises AssertionError."""
+        return tended(self.pool, condition, what, time.monotonic() + patience(WAIT_S), self.watch)
+
+    def let_pass(self, seconds: float) -> None:
+        """Time, in which the pool is watched."""
+        time.sleep(seconds)
+        self.watch.look()
+
+    def attempt(self, attempt: str) -> t.Attempt:
+        """As the store has it."""
+        with reading(self.pool.store) as session:
+            return session.get_one(t.Attempt, attempt)
+
+    def running(self, first: int, last: int = STEPS) -> dict[str, int]:
+        """Attempt → position, of those of machines that stand between two steps."""
+        query = select(t.Attempt.id, t.Attempt.position).join(t.Worker, col(t.Worker.id) == col(t.Attempt.worker))
+        query = query.where(t.Attempt.state == "running", col(t.Worker.name).in_(WORKERS))
+        with reading(self.pool.store) as session:
+            return dict(session.exec(query.where(t.Attempt.position >= first, t.Attempt.position <= last)).all())
+
+    def pick(self, first: int, last: int = STEPS) -> tuple[t.Attempt, str]:
+        """One of them, and its machine's name."""
+        found = self.until(lambda: self.running(first, last), f"an attempt between the steps {first} and {last}")
+        attempt = self.attempt(min(found))
+        with reading(self.pool.store) as session:
+            return attempt, session.get_one(t.Worker, attempt.worker).name
+
+    def over(self, attempt: str) -> t.Attempt:
+        """Once it is."""
+        self.until(lambda: self.attempt(attempt).state in ("accepted", "ended"), "an attempt's end")
+        return self.attempt(attempt)
+
+    def replaced(self, attempt: t.Attempt) -> bool:
+        """Whether another had the job when it ended."""
+        later, end = t.Attempt.offered_at > attempt.offered_at, attempt.ended_at or time.time()
+        others = select(t.Attempt.id).where(t.Attempt.job == attempt.job, later, t.Attempt.offered_at <= end)
+        with reading(self.pool.store) as session:
+            return session.exec(others).first() is not None
+
+    def api(self, method: str, path: str) -> None:
+        """A user's request."""
+        self.pool.http.request(method, f"/v1{path}").raise_for_status()
+
+
+@scene
+def downloads_are_broken(m: Machines) -> bool:
+    """The first ones: every machine fetches what its first job needs."""
+    lines = [m.pool.lines[worker, "api"] for worker in WORKERS]
+    for line in lines:
+        line.corrupt_down = True
+    m.until(lambda: sum(not line.corrupt_down for line in lines) >= DOWNLOADS, "downloads")
+    for line in lines:
+        line.corrupt_down = False
+    m.until(lambda: m.running(1), "attempts of real machines")
+    cached = [path for worker in WORKERS for path in (m.pool.home / worker).glob("cache/[0-9a-f][0-9a-f]/*")]
+    broken = [path.name[:12] for path in cached if _is_broken(path)]
+    must(not broken, f"a broken download is kept: {', '.join(broken)}")
+    return True
+
+
+@scene
+def a_study_is_paused(m: Machines) -> bool:
+    """They stop, with all that they have done."""
+    m.until(lambda: m.running(1, EARLY), "attempts of real machines")
+    seen, released = m.running(1, EARLY), 0
+    m.api("POST", f"/studies/{m.study}/pause")
+    m.until(lambda: not _live(m), "the end of what a paused study runs")
+    for attempt, position in seen.items():
+        row = m.attempt(attempt)
+        with reading(m.pool.store) as session:
+            kept = session.get_one(t.Job, row.job).position
+        released += row.reason == "released"
+        must(row.reason != "released" or kept >= position, f"it was released at {position}, and goes on at {kept}")
+    m.api("POST", f"/studies/{m.study}/resume")
+    return released > 0
+
+
+@scene
+def the_broker_forgets(m: Machines) -> bool:
+    """It starts anew and knows nobody; no machine does. Its messages are heard again."""
+    m.pool.kill_part("valkey", 0)
+    m.until(lambda: m.pool.parts["valkey"].poll() is None, "the broker's start")
+    began = time.time()
+    m.until(lambda: _claimed_since(m, began), "a message after the broker's restart")
+    return True
+
+
+@scene
+def a_runner_is_killed(m: Machines) -> bool:
+    attempt, worker = m.pick(1, EARLY)
+    for runner in m.pool.runners(worker):
+        with suppress(psutil.NoSuchProcess):
+            runner.kill()
+    m.chaos.crashes[attempt.job] = 1
+    return m.over(attempt.id).reason == "crashed"
+
+
+@scene
+def a_machine_dies_with_a_result(m: Machines) -> bool:
+    """Whole on its disk and not delivered: it is delivered when the machine starts anew."""
+    attempt, worker = m.pick(LATE)
+    line = m.pool.lines[worker, "api"]
+    line.cut(True)
+    finished = _finishes(m, worker, attempt.id)
+    m.pool.kill_part(worker, 0)
+    line.cut(False)
+    return finished and _counts(m, attempt.id)
+
+
+@scene
+def a_gateway_answers_a_result(m: Machines) -> bool:
+    """That the api is away, which is no answer of the api: the result is delivered later."""
+    attempt, worker = m.pick(LATE)
+    line = m.pool.lines[worker, "api"]
+    line.cut(True)
+    line.gateway = True
+    line.cut(False)
+    finished = _finishes(m, worker, attempt.id)
+    m.let_pass(DELIVERS_S)
+    line.gateway = False
+    return finished and _counts(m, attempt.id)
+
+
+@scene
+def a_disk_gets_full(m: Machines) -> bool:
+    """A worker's own small one, where the machine lets a test have one. The job is not to blame."""
+    attempt, worker = m.pick(1, EARLY)
+    if not (m.pool.home / worker).is_mount():
+        return True
+    empty = fill(m.pool.home / worker)
+    ended = m.over(attempt.id)
+    empty()
+    must(ended.reason != "error", f"a full disk counts against the job: {ended.message}")
+    return ended.reason == "disk"
+
+
+def play(chaos: Chaos, watch: Watch, study: str, say: Callable[[str], object]) -> None:
+    """All scenes. Raises Broken, with the scene's name."""
+    machines = Machines(chaos, watch, study)
+    for each in SCENES:
+        name, began = each.__name__.replace("_", " "), time.monotonic()
+        try:
+            told = any(each(machines) for _ in range(TRIES))
+            watch.look(now=True)
+        except AssertionError as error:
+            raise Broken(f"{name}: {error}") from error
+        must(told, f"{name}: not what must come of it, {TRIES} times")
+        say(f"  {name}: {time.monotonic() - began:.1f} s")
+
+
+def _finishes(m: Machines, worker: str, attempt: str) -> bool:
+    """Whether its result is whole on its disk; not where it was delivered before the line was cut."""
+    until = time.monotonic() + patience(FINISHES_S)
+    while not (finished := attempt in m.pool.finished(worker)) and time.monotonic() < until:
+        m.let_pass(0.05)
+    return finished
+
+
+def _counts(m: Machines, attempt: str) -> bool:
+    """Whether its result was the first; False where it was another's."""
+    ended = m.over(attempt)
+    must(ended.state == "accepted" or m.replaced(ended), f"a whole result is thrown away: {ended.message}")
+    return ended.state == "accepted"
+
+
+def _is_broken(path: Any) -> bool:
+    try:
+        return file_hash(path) != path.name
+    except FileNotFoundError:
+        return False
+
+
+def _live(m: Machines) -> list[str]:
+    with reading(m.pool.store) as session:
+        return list(session.exec(select(t.Attempt.id).where(col(t.Attempt.state).in_(t.LIVE))))
+
+
+def _claimed_since(m: Machines, began: float) -> bool:
+    with reading(m.pool.store) as session:
+        later = select(t.Attempt.id).where(t.Attempt.offered_at > began, col(t.Attempt.started_at).is_not(None))
+        return session.exec(later).first() is not None
