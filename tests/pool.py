@@ -19,6 +19,7 @@ from jsm_queue.settings import Settings
 from jsm_queue.spec import StudySpec, parse_spec
 from jsm_queue.store.database import open_store
 from jsm_queue.store.tokens import create_token
+from tests.ports import quiet_port
 from tests.waiting import wait_for
 
 FACILITIES = (
@@ -80,10 +81,9 @@ def write_study(folder: Path, **changes: Any) -> StudySpec:
 class Pool:
     """The processes of a pool; each can be killed and started again."""
 
-    def __init__(self, home: Path, ports: tuple[int, int] | None = None, **settings: str) -> None:
+    def __init__(self, home: Path, **settings: str) -> None:
         self.home = home
-        valkey, api = ports or (processes.free_port(), processes.free_port())
-        self.ports = {"valkey": valkey, "api": api}
+        self.ports = {"valkey": quiet_port(), "api": quiet_port()}
         self.url = f"http://127.0.0.1:{self.ports['api']}"
         self.environment = {
             "JSM_HOME": str(home),

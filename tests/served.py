@@ -7,14 +7,14 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from jsm_queue import processes
+from tests.ports import quiet_port
 from tests.waiting import wait_for
 
 
 @contextmanager
 def served(app: FastAPI) -> Iterator[str]:
     """The URL where it answers."""
-    port = processes.free_port()
+    port = quiet_port()
     config = uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -1,7 +1,6 @@
 """A pool of six machines on networks that can fail. Whatever dies is started again, as a supervisor does."""
 
 import os
-import random
 import signal
 import time
 from collections.abc import Callable
@@ -25,7 +24,6 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKERS = tuple(f"w{i}" for i in range(6))
 LEASE_S, OFFER_S = 4.0, 3.0
 TIMES = {"JSM_LEASE_S": str(LEASE_S), "JSM_HEARTBEAT_S": "1", "JSM_OFFER_S": str(OFFER_S), "JSM_TICK_S": "0.2"}
-QUIET_PORTS = (15_000, 32_000)
 LEAVE_S = 20.0  # from a worker's SIGTERM to its end
 
 
@@ -45,9 +43,7 @@ class ChaosPool(Pool):
     def __init__(self, home: Path, database_url: str | None, step_s: float, bug: str = "") -> None:
         given = TIMES | {"PYTHONPATH": _import_path(), "CHAOS_STEP_S": str(step_s), "CHAOS_BUG": bug}
         given |= {"CUDA_VISIBLE_DEVICES": ""}  # six machines would want the one GPU
-        super().__init__(
-            home, (_quiet_port(), _quiet_port()), **given | ({"JSM_DATABASE_URL": database_url} if database_url else {})
-        )
+        super().__init__(home, **given | ({"JSM_DATABASE_URL": database_url} if database_url else {}))
         self.lines = {(w, end): Proxy(self.ports[port]) for w in WORKERS for end, port in ENDS.items()}
         self.invites = {worker: create_token(self.store, "invite") for worker in WORKERS}
         self.skews = dict.fromkeys(WORKERS, 0.0)
@@ -192,14 +188,6 @@ ENDS = {"api": "api", "broker": "valkey"}
 def patience(seconds: float) -> float:
     """How long to wait for what takes at most so many seconds on a machine that has nothing else to do."""
     return seconds * max(1.0, os.getloadavg()[0] / processes.cores())
-
-
-def _quiet_port() -> int:
-    """Of those that the system gives to nobody: an api that is down for a while finds its own again."""
-    while True:
-        port = random.SystemRandom().randrange(*QUIET_PORTS)
-        if processes.free_port(port) == port:
-            return port
 
 
 def _import_path() -> str:

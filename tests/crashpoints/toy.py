@@ -1,11 +1,9 @@
 """The toy study of eight jobs, a pool for it, and what must come of it whatever dies."""
 
 import hashlib
-import random
 import shutil
 import threading
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,7 @@ from tests.pool import Pool
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAVES = ("pairs.jsonl", "config.json", "model.safetensors")
-PORTS = range(20_000, 30_000)  # below those that the system gives to clients, so that a dead api's port stays its own
 _opening = threading.Lock()  # Alembic brings one store after the other to this version's schema
-_next_ports = count(random.randrange(len(PORTS)))  # anywhere, as another run may be going on
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class ToyPool(Pool):
         self.deaths: dict[str, int] = {}
         path = {"PYTHONPATH": str(ROOT)}
         with _opening:
-            super().__init__(home, _ports(), **{"JSM_OFFER_S": "2", "JSM_TICK_S": "0.5"} | path | environment)
+            super().__init__(home, **{"JSM_OFFER_S": "2", "JSM_TICK_S": "0.5"} | path | environment)
 
     def start_agent(self, name: str = "agent", **environment: str) -> processes.Process:
         """Start the toy agent; again with the same invite, as a supervisor does."""
@@ -113,12 +109,6 @@ class ToyPool(Pool):
     def leftovers(self) -> list[str]:
         """What an agent has in work or to deliver."""
         return [str(path) for folder in ("work", "outbox") for path in (self.home / "agent" / folder).glob("*")]
-
-
-def _ports() -> tuple[int, int]:
-    ports = (PORTS[i % len(PORTS)] for i in _next_ports)
-    free = (port for port in ports if processes.free_port(port) == port)
-    return next(free), next(free)
 
 
 def _under_way(session: Session) -> list[str]:

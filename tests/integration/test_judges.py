@@ -12,6 +12,7 @@ import pytest
 from jsm_queue import processes
 from jsm_queue.spec import JudgeSpec
 from tests.pool import SHORT, Pool, write_study
+from tests.ports import quiet_port
 from tests.unit.judges.servers import content, scored, scripted
 from tests.unit.judges.works import EXAMPLES, judge_work, with_gguf
 from tests.waiting import wait_for
@@ -34,7 +35,7 @@ def smollm2() -> Path:
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """`python -m llama_cpp.server` with that model and a key; its address for `judge.url`."""
-    port = processes.free_port()
+    port = quiet_port()
     options = ["--port", port, "--n_ctx", 2048, "--n_threads", 1, "--n_threads_batch", 1, "--api_key", KEY]
     argv = [sys.executable, "-m", "llama_cpp.server", "--model", smollm2(), *options]
     server = processes.spawn([*map(str, argv)], folder / "server.log")

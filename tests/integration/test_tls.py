@@ -19,6 +19,7 @@ from jsm_queue.cli import client
 from jsm_queue.cli.proxy import Proxy
 from jsm_queue.errors import SetupError
 from jsm_queue.settings import settings
+from tests.ports import quiet_port
 from tests.unit.test_acl import HASHES, SECRETS, A, ring, seen
 from tests.unit.test_broker import PROGRAM
 from tests.waiting import wait_for
@@ -190,7 +191,7 @@ def test_who_speaks_no_tls_does_not_hurt_the_others(material: tls.Material) -> N
 @pytest.fixture
 def urls(tmp_path: Path, material: tls.Material) -> Iterator[tuple[str, str]]:
     """A real Valkey with its users: the admin's URL without TLS, and the proxy's without credentials."""
-    port, before = processes.free_port(), processes.free_port()
+    port, before = quiet_port(), quiet_port()
     valkey = broker.start_valkey(tmp_path / "valkey", port)
     url = broker.valkey_url(tmp_path / "valkey", port)
     assert acl.Users(url).sync(HASHES)
@@ -240,7 +241,7 @@ def test_the_proxy_is_trusted_by_its_authority_alone(
 @pytest.fixture
 def api(tmp_path: Path, material: tls.Material) -> Iterator[str]:
     """An api with TLS; its queue is away, which hurts no request."""
-    port = processes.free_port()
+    port = quiet_port()
     process = processes.spawn(
         [sys.executable, "-m", "api"], tmp_path / "api.log", environment(tmp_path, material, port)
     )
@@ -309,7 +310,7 @@ def test_curl_joins_by_the_pin(api: str, material: tls.Material) -> None:
 
 
 def test_half_a_pair_is_told_at_the_start(tmp_path: Path, material: tls.Material) -> None:
-    env = environment(tmp_path, material, processes.free_port()) | {"JSM_LOG_LEVEL": "info"}
+    env = environment(tmp_path, material, quiet_port()) | {"JSM_LOG_LEVEL": "info"}
     del env["JSM_TLS_KEY"]
     done = subprocess.run(
         [sys.executable, "-m", "api"],

@@ -13,10 +13,11 @@ import pytest
 
 from api import requests
 from api.routes import artifacts as artifact_routes
-from jsm_queue import artifacts, processes
+from jsm_queue import artifacts
 from jsm_queue.protocol import ArtifactIn
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading, writing
+from tests.ports import quiet_port
 from tests.security.scene import Machine, Scene, sha
 from tests.waiting import wait_for
 from workers.cache import Cache
@@ -55,7 +56,7 @@ def test_a_large_file_passes_in_pieces_both_ways(scene: Scene, tmp_path: Path) -
     with large.open("wb") as file:
         file.truncate(LARGE)
     artifact = ArtifactIn(role="gguf", sha=artifacts.file_hash(large), size=LARGE)
-    port = processes.free_port()
+    port = quiet_port()
     api = subprocess.Popen([sys.executable, "-c", textwrap.dedent(API), str(scene.home), str(port)])
     try:
         url = f"http://127.0.0.1:{port}"

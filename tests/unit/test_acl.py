@@ -13,6 +13,7 @@ from redis.exceptions import NoPermissionError
 from jsm_queue import acl, broker, processes
 from jsm_queue.errors import SetupError
 from jsm_queue.protocol import Bell
+from tests.ports import quiet_port
 from tests.unit.test_broker import PROGRAM
 from tests.waiting import wait_for
 
@@ -23,7 +24,7 @@ HASHES = {worker: acl.password_hash(secret) for worker, secret in SECRETS.items(
 
 @pytest.fixture
 def port() -> int:
-    return processes.free_port()
+    return quiet_port()
 
 
 @pytest.fixture

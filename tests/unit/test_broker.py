@@ -14,6 +14,7 @@ import redis
 from jsm_queue import broker, processes
 from jsm_queue.errors import SetupError
 from jsm_queue.protocol import Bell
+from tests.ports import quiet_port
 from tests.waiting import wait_for
 
 WORKER = "abcdef12-3456"
@@ -40,7 +41,7 @@ raise SystemExit(broker.consume(broker.worker_app(url, worker, 1, handle), f"tes
 
 @pytest.fixture
 def port() -> int:
-    return processes.free_port()
+    return quiet_port()
 
 
 @pytest.fixture
