@@ -36,7 +36,7 @@ def plan(seed: int, faults: int, database: str | None, short: bool) -> Plan:
     database = database or ("postgres" if seed % 2 else "sqlite")
     if short:
         return Plan(seed, faults, database, short, step_s=0.2, every_s=1.5, limit_s=250)
-    return Plan(seed, faults, database, short, step_s=2.4, every_s=2.5, limit_s=1200)
+    return Plan(seed, faults, database, short, step_s=3.0, every_s=2.5, limit_s=1200)
 
 
 def tell(seed: int, outcome: Outcome) -> None:
