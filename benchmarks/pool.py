@@ -104,10 +104,9 @@ def recovery(pool: ChaosPool, hit: set[str]) -> float:
     """
 
     def unhit() -> dict[str, str]:
-        under_way = running(pool)
-        if not len(under_way) < _live(pool) == len(WORKERS):
+        if not _wanted(pool) < _live(pool) == len(WORKERS):
             return {}
-        return {name: who for name, who in under_way.items() if _job(pool, name) not in hit}
+        return {name: who for name, who in running(pool).items() if _job(pool, name) not in hit}
 
     attempt, worker = min(_wait(pool, unhit, "a free worker and an attempt").items())  # type: ignore[attr-defined]
     pool.kill_part(worker, for_s=LIMIT_S)
@@ -128,6 +127,13 @@ def recovery(pool: ChaosPool, hit: set[str]) -> float:
     started = _wait(pool, taken_over, f"a successor of {attempt}")
     pool.down.clear()
     return max(0.0, float(str(started)) - lease)
+
+
+def _wanted(pool: ChaosPool) -> int:
+    """How many slots are taken, or will be with the next look."""
+    with reading(pool.store) as session:
+        states = select(t.Job.id).where(col(t.Job.state).in_(("ready", "active")))
+        return len(session.exec(states).all())
 
 
 def _job(pool: ChaosPool, attempt: str) -> str:
