@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from workers import hardware
 
 LLAMA = "llama-cpp-python"
-LLAMA_KINDS = "answer, convert, latency and parity, and judge with a model"
+WITHOUT_LLAMA = "this worker cannot answer, convert, compare (parity), time (latency), or judge with a model"
 CMAKE_ARGS = "-DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_SERVER=OFF"
 """leaves out what the project does not use of llama.cpp: half of the build time"""
 COMPILERS = ("c++", "g++", "clang++", "cl")
@@ -45,15 +45,15 @@ def compile_llama(constraints: str, wanted: Sequence[str]) -> None:
     """llama.cpp is compiled for this machine's CPU: a wheel of another machine may use what it has not."""
     if importlib.util.find_spec("llama_cpp"):
         return
-    missing = f"this worker does no {LLAMA_KINDS}"
     if not any(map(shutil.which, COMPILERS)):
-        say(f"llama.cpp is left out: there is no C++ compiler, so {missing}. {compiler_help()}, then call this again")
+        why = f"there is no C++ compiler, so {WITHOUT_LLAMA}"
+        say(f"llama.cpp is left out: {why}. {compiler_help()}, then call this again")
         return
     say("compiling llama.cpp for this CPU, once: 4 to 8 minutes on 2 cores")
     os.environ["CMAKE_ARGS"] = f"{CMAKE_ARGS} {os.environ.get('CMAKE_ARGS', '')}".strip()
     os.environ.setdefault("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
     if not pip(constraints, wanted):
-        say(f"llama.cpp could not be compiled, so {missing}; what pip said is above")
+        say(f"llama.cpp could not be compiled, so {WITHOUT_LLAMA}; what pip said is above")
 
 
 def compiler_help() -> str:
@@ -86,7 +86,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m workers.provision", description="Install what a worker needs.")
     parser.add_argument("--constraints", required=True, help="a file with the versions to install")
     parser.add_argument("--torch-index", help="a package index that has the right build of torch")
-    parser.add_argument("--no-llama", action="store_true", help=f"no llama.cpp: no {LLAMA_KINDS}")
+    parser.add_argument("--no-llama", action="store_true", help=f"no llama.cpp: {WITHOUT_LLAMA}")
     given = parser.parse_args()
     downloaded, compiled = needed(importlib.metadata.requires("jsm-queue") or [])
     say("installing torch and what else the worker needs: up to several GB")
@@ -94,7 +94,7 @@ def main() -> int:
         print("error: not all could be installed; what pip said is above", file=sys.stderr)
         return 3
     if given.no_llama:
-        say(f"llama.cpp is left out as told: this worker does no {LLAMA_KINDS}")
+        say(f"llama.cpp is left out as told: {WITHOUT_LLAMA}")
     else:
         compile_llama(given.constraints, compiled)
     say_torch()
