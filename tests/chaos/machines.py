@@ -4,6 +4,7 @@ Each scene picks an attempt where it stands right, makes one thing go wrong and 
 attempt was quicker than the scene, another one is tried.
 """
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -25,12 +26,13 @@ from tests.chaos.watch import Broken, Watch
 
 WAIT_S = 150.0  # for a job of a certain kind to be nearly done
 EARLY = 6  # steps of an attempt that is hardly at its end before it hears of a pause
-LATE = STEPS - 2
+LATE_S = 3.0  # of an attempt that is soon over, and not before the scene begins
 TRIES = 5
-FINISHES_S = 8.0  # the last steps
+FINISHES_S = 12.0  # the last steps
 DELIVERS_S = 1.0  # from when a result is whole on the disk to when its delivery was tried
 DOWNLOADS = 2
 FILELESS = [name for name, kind in KINDS.items() if not kind.outputs]
+WITH_FILES = [name for name, kind in KINDS.items() if kind.outputs]
 
 Try = Callable[["Machines"], bool]
 SCENES: list[Try] = []
@@ -86,6 +88,11 @@ class Machines:
         """Once it is."""
         self.until(lambda: self.attempt(attempt).state in ("accepted", "ended"), "an attempt's end")
         return self.attempt(attempt)
+
+    def pick_late(self, kinds: Collection[str] = KINDS) -> tuple[t.Attempt, str]:
+        """One that is soon over."""
+        first = STEPS - max(2, math.ceil(LATE_S / float(self.pool.environment["CHAOS_STEP_S"])))
+        return self.pick(first, min(STEPS - 1, first + 3), kinds)
 
     @contextmanager
     def alone(self, worker: str) -> Iterator[None]:
@@ -160,7 +167,7 @@ def a_runner_is_killed(m: Machines) -> bool:
 @scene
 def a_machine_dies_with_a_result(m: Machines) -> bool:
     """Whole on its disk and not delivered: it is delivered when the machine starts anew."""
-    attempt, worker = m.pick(LATE)
+    attempt, worker = m.pick_late()
     line = m.pool.lines[worker, "api"]
     with m.alone(worker):
         line.cut(True)
@@ -175,7 +182,7 @@ def a_gateway_answers_a_result(m: Machines) -> bool:
     """That the api is away, which is no answer of the api: the result is delivered later. One that is records alone, so
     that this is what is answered.
     """
-    attempt, worker = m.pick(LATE, kinds=FILELESS)
+    attempt, worker = m.pick_late(FILELESS)
     line = m.pool.lines[worker, "api"]
     with m.alone(worker):
         line.cut(True)
@@ -185,6 +192,21 @@ def a_gateway_answers_a_result(m: Machines) -> bool:
         m.let_pass(DELIVERS_S)
         line.gateway = False
         return finished and _counts(m, attempt.id)
+
+
+@scene
+def a_result_is_broken_on_its_way(m: Machines) -> bool:
+    """One of its files, which is sent again: the job is not to blame."""
+    attempt, worker = m.pick_late(WITH_FILES)
+    line = m.pool.lines[worker, "api"]
+    with m.alone(worker):
+        line.cut(True)
+        finished = _finishes(m, worker, attempt.id)
+        line.corrupt = finished
+        line.cut(False)
+        told = finished and _counts(m, attempt.id) and not line.corrupt
+        line.corrupt = False
+        return told
 
 
 @scene
