@@ -44,7 +44,7 @@ FREEING_S = 2.0  # from a whole result to the report that its slot is free
 
 
 def assign(engine: Engine, ring: Ring, now: float) -> None:
-    """Offer ready jobs to the slots that are free, and ring."""
+    """Offer ready jobs to the slots that are free, and ring. A queue that is away is asked once in a look."""
     with reading(engine) as session:
         learned = costs.learned(session)
         slots = open_slots(session, now, learned)
@@ -59,14 +59,17 @@ def assign(engine: Engine, ring: Ring, now: float) -> None:
             offered = lifecycle.offer(session, offer, run_id, attempt_ids, now)
         if offered:
             with within(offer.jobs[0]):
-                _ring(ring, offer, Bell(run=run_id, attempts=offered, study=study, label=label))
+                if not _rings(ring, offer, Bell(run=run_id, attempts=offered, study=study, label=label)):
+                    return
 
 
-def _ring(ring: Ring, offer: Offer, bell: Bell) -> None:
+def _rings(ring: Ring, offer: Offer, bell: Bell) -> bool:
     try:
         ring(offer.worker, offer.kind, bell)
     except Exception as error:  # whatever the transport raises: the offer ends unclaimed and is made again
         logger.warning("the queue cannot be reached (%s); the offer of run %s will be made again", error, bell.run)
+        return False
+    return True
 
 
 Kept = dict[Listed, tuple[ReadyJob, str | None]]

@@ -36,6 +36,7 @@ from jsm_queue.protocol import Bell
 HEARTBEAT_S = 15  # between two of a worker's signs of life in Flower
 START_S = 20.0  # until a started Valkey must answer
 # one reconnect; what fails again is rung anew by the coordinator
+RING_S = 3.0  # until a queue that does not answer counts as away: the coordinator does nothing else meanwhile
 RING_RETRY = {"max_retries": 1, "interval_start": 0.2}
 
 Handle = Callable[[str, Bell, str], str]
@@ -63,6 +64,7 @@ def _queue(worker_id: str) -> Queue:
 def sender(broker_url: str, ca: str | None = None) -> Celery:
     """The coordinator's app: it only sends. Raises SetupError for a URL that must not be used."""
     app = _app(broker_url, "jsm.sender", ca)
+    app.conf.broker_transport_options["socket_timeout"] = RING_S
     app.conf.update(
         task_create_missing_queues=True,  # it sends to queues that only their workers declare
         task_send_sent_event=True,  # Flower shows what is queued

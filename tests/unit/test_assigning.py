@@ -324,3 +324,18 @@ def test_a_judge_that_is_away_is_asked_again_later_and_not_until_quarantine(engi
         session.get_one(t.Job, "a" * 64).charges = 2
     assert offered(699) == {"b"}
     assert offered(700) == {"a", "b"}
+
+
+def test_a_queue_that_is_away_is_asked_once_in_a_look(engine: Engine, study: str) -> None:
+    asked: list[str] = []
+
+    def away(worker: str, *_: object) -> None:
+        asked.append(worker)
+        raise OSError("no route")
+
+    for name in ("v", "w"):
+        join(engine, name, slot())
+    assigning.assign(engine, away, NOW)
+    assert len(asked) == 1, "each would have to wait for it as long"
+    assigning.assign(engine, lambda worker, *_: asked.append(worker), NOW)
+    assert sorted(asked) == ["v", "w"], "the other is asked with the next look"

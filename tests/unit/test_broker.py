@@ -135,6 +135,19 @@ def test_both_ends_survive_a_valkey_that_is_killed_and_started_again(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.timeout(25)  # a fraction of what a worker's own connections would wait
+def test_a_queue_that_stands_still_is_soon_given_up(url: str, valkey: processes.Process) -> None:
+    app = broker.sender(url)
+    broker.ring(app, WORKER, "train", bell(1))
+    frozen = processes.psutil.Process(valkey.pid)
+    frozen.suspend()
+    try:
+        with pytest.raises(SetupError, match="cannot be reached"):
+            broker.ring(app, WORKER, "train", bell(2))
+    finally:
+        frozen.resume()
+
+
 def test_a_worker_ends_when_it_is_told(url: str, worker: processes.Process, tmp_path: Path) -> None:
     broker.ring(broker.sender(url), WORKER, "train", bell(1))
     wait_for(lambda: seen(tmp_path), "a delivery")
