@@ -25,11 +25,12 @@ CHARGES = ("crashed", "stalled")
 
 
 class History:
-    """All events so far. `states`: attempt → where its events have led to."""
+    """All events so far. `states`: attempt → where its events have led to, `changed`: and with which event."""
 
     def __init__(self) -> None:
         self.seq = 0
         self.states: dict[str, str] = {}
+        self.changed: dict[str, int] = {}
         self.finished: set[str] = set()  # their result was whole on the worker's disk
 
     def look(self, session: Session) -> list[str]:
@@ -51,7 +52,7 @@ class History:
         said, name = event.data or {}, attempt[:12]
         if before not in BEFORE.get(state, {before}):
             yield f"attempt {name}: {before or 'nothing'} → {state}"
-        self.states[attempt] = state
+        self.states[attempt], self.changed[attempt] = state, event.seq
         if state == "delivering":
             self.finished.add(attempt)
         if state == "suspect" and 0 <= event.at - since.get("ticking_since", 0) < LEASE_S:

@@ -34,7 +34,7 @@ class Watch:
     def __init__(self, pool: ChaosPool) -> None:
         self.pool, self.history = pool, History()
         self.moved: dict[str, tuple[Any, float]] = {}
-        self.overdue: set[str] = set()
+        self.overdue: set[tuple[str, int]] = set()
         self._next, self._read = 0.0, 0
 
     def look(self, now: bool = False) -> None:
@@ -52,14 +52,18 @@ class Watch:
         self._next = time.monotonic() + LOOK_S
 
     def _leases(self, session: Session) -> Iterator[str]:
-        """An attempt of a worker whose lease expired is suspect with the next tick, once ticks go on."""
+        """An attempt of a worker whose lease expired is suspect with the next tick, once ticks go on.
+
+        One that was suspect meanwhile is not late: a checkpoint revives it, before its worker's next heartbeat.
+        """
         counters = {row.name: row.value for row in session.exec(select(t.Counter))}
         tick = counters.get("tick", 0.0)
         steady = tick - counters.get("ticking_since", tick) >= LEASE_S
         held = select(t.Attempt.id).join(t.Worker, col(t.Worker.id) == col(t.Attempt.worker))
         late = held.where(col(t.Attempt.state).in_(("running", "delivering")), t.Worker.lease_until < tick)
-        before, self.overdue = self.overdue, set(session.exec(late)) if steady else set()
-        yield from (f"attempt {name[:12]}: its worker's lease is over" for name in before & self.overdue)
+        seen = {(name, self.history.changed.get(name, 0)) for name in session.exec(late)} if steady else set()
+        before, self.overdue = self.overdue, seen
+        yield from (f"attempt {name[:12]}: its worker's lease is over" for name, _ in before & seen)
 
     def _stands(self, session: Session) -> Iterator[str]:
         """What a living worker does goes on; a worker whose process runs is heard of; something happens at all."""
