@@ -26,6 +26,7 @@ from jsm_queue.errors import SetupError
 from jsm_queue.files import write_whole
 
 LIFELINE = "JSM_LIFELINE"  # set for a child whose standard input is a pipe that closes when its parent dies
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}  # no module is imported from the folder in which somebody starts a program of ours
 CLOCK_STEP_S = 2.0  # by how much a process's start time may seem to move when the system clock is set
 
 Process = subprocess.Popen[bytes]
@@ -57,7 +58,7 @@ def spawn(
             stdin=subprocess.PIPE,
             stdout=errors if stdout is None else stdout,
             stderr=errors,
-            env={**os.environ, **(env or {}), LIFELINE: "1"},
+            env={**os.environ, **(env or {}), **SAFE_PATH, LIFELINE: "1"},
             cwd=cwd,
             start_new_session=sys.platform != "win32",
             creationflags=subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0,

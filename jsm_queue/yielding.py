@@ -5,13 +5,14 @@
 """
 
 import json
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jsm_queue.files import write_whole
+
+LONGEST_S = 3650 * 86_400.0  # of a time that is said; what is longer is as good as for ever
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def read(home: Path) -> Yield | None:
     """What the owner asked for, if it still counts. A file that says nothing sensible counts until it is removed."""
     try:
         until = json.loads((home / "yield.json").read_text(encoding="utf-8"))["until"]
-        asked = Yield(float(until) if until is not None and math.isfinite(float(until)) else None)
+        asked = Yield(float(until) if until is not None and float(until) < time.time() + LONGEST_S else None)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):

@@ -4,6 +4,7 @@ The study is small and cheap, with every kind of job: two tiny random bases, two
 """
 
 import json
+import os
 import random
 import sys
 from collections.abc import Collection
@@ -22,6 +23,7 @@ from jsm_queue.store.tokens import create_token
 from tests.ports import quiet_port
 from tests.waiting import wait_for
 
+ROOT = Path(__file__).resolve().parents[1]
 FACILITIES = (
     "堤防",
     "護岸",
@@ -96,6 +98,7 @@ class Pool:
             "JSM_OFFER_S": "5",
             "JSM_TICK_S": "0.2",
             "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
             **settings,
         }
         self.store = open_store(Settings(home=home, database_url=settings.get("JSM_DATABASE_URL")).store_url)

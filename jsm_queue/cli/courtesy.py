@@ -75,8 +75,8 @@ def duration(text: str) -> float:
     seconds = (
         sum(int(number) * unit for number, unit in zip(found.groups(), UNITS, strict=True) if number) if found else 0
     )
-    if seconds <= 0:
-        raise SetupError(f"{text!r} is no duration", "Write it like 2h, 90m or 1h30m")
+    if not 0 < seconds <= yielding.LONGEST_S:
+        raise SetupError(f"{text!r} is no duration", "Write it like 2h, 90m or 1h30m; ten years at most")
     return float(seconds)
 
 

@@ -10,6 +10,7 @@ import typer
 from jsm_queue.cli import console, poolcommands
 from jsm_queue.cli.options import Host, Json, Spec, Study
 from jsm_queue.errors import JsmError, SetupError
+from jsm_queue.processes import SAFE_PATH
 
 app = typer.Typer(
     help="Finds the small Japanese model to deploy: grids of fine-tuning, quantization and evaluation jobs.",
@@ -25,6 +26,7 @@ app.add_typer(poolcommands.token, name="token")
 
 def main() -> None:
     """The program `jsm`: every error is one line that says what to do, and an exit status."""
+    os.environ.update(SAFE_PATH)
     try:
         app()
     except JsmError as error:

@@ -20,7 +20,6 @@ from tests.chaos.study import Toy
 from tests.pool import Pool
 from workers.runner import RESULT
 
-ROOT = Path(__file__).resolve().parents[2]
 WORKERS = tuple(f"w{i}" for i in range(6))
 LEASE_S, OFFER_S = 4.0, 3.0
 TIMES = {"JSM_LEASE_S": str(LEASE_S), "JSM_HEARTBEAT_S": "1", "JSM_OFFER_S": str(OFFER_S), "JSM_TICK_S": "0.2"}
@@ -41,7 +40,7 @@ class ChaosPool(Pool):
     """
 
     def __init__(self, home: Path, database_url: str | None, step_s: float, bug: str = "") -> None:
-        given = TIMES | {"PYTHONPATH": _import_path(), "CHAOS_STEP_S": str(step_s), "CHAOS_BUG": bug}
+        given = TIMES | {"CHAOS_STEP_S": str(step_s), "CHAOS_BUG": bug}
         given |= {"CUDA_VISIBLE_DEVICES": ""}  # six machines would want the one GPU
         super().__init__(home, **given | ({"JSM_DATABASE_URL": database_url} if database_url else {}))
         self.lines = {(w, end): Proxy(self.ports[port]) for w in WORKERS for end, port in ENDS.items()}
@@ -188,10 +187,6 @@ ENDS = {"api": "api", "broker": "valkey"}
 def patience(seconds: float) -> float:
     """How long to wait for what takes at most so many seconds on a machine that has nothing else to do."""
     return seconds * max(1.0, os.getloadavg()[0] / processes.cores())
-
-
-def _import_path() -> str:
-    return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 
 def _ends(process: processes.Process) -> bool:

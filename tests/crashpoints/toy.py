@@ -20,7 +20,6 @@ from jsm_queue.store import tables as t
 from jsm_queue.store.database import open_store, reading
 from tests.pool import Pool
 
-ROOT = Path(__file__).resolve().parents[2]
 LEAVES = ("pairs.jsonl", "config.json", "model.safetensors")
 _opening = threading.Lock()  # Alembic brings one store after the other to this version's schema
 
@@ -57,9 +56,8 @@ class ToyPool(Pool):
         shutil.copytree(toy.home, home, dirs_exist_ok=True)
         self.toy = toy
         self.deaths: dict[str, int] = {}
-        path = {"PYTHONPATH": str(ROOT)}
         with _opening:
-            super().__init__(home, **{"JSM_OFFER_S": "2", "JSM_TICK_S": "0.5"} | path | environment)
+            super().__init__(home, **{"JSM_OFFER_S": "2", "JSM_TICK_S": "0.5"} | environment)
 
     def start_agent(self, name: str = "agent", **environment: str) -> processes.Process:
         """Start the toy agent; again with the same invite, as a supervisor does."""

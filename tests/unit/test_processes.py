@@ -159,3 +159,9 @@ def test_a_port_of_an_ipv6_address(host: str) -> None:
 def test_a_name_that_is_no_address_is_told() -> None:
     with pytest.raises(SetupError, match=r"no\.such\.host\.invalid"):
         processes.free_port(0, "no.such.host.invalid")
+
+
+def test_a_child_imports_nothing_from_the_folder_it_starts_in(tmp_path: Path) -> None:
+    (tmp_path / "secrets.py").write_text("raise SystemExit(3)", encoding="utf-8")
+    child = processes.spawn([sys.executable, "-m", "secrets"], tmp_path / "log", cwd=tmp_path)
+    assert child.wait(60) == 0, (tmp_path / "log").read_text(encoding="utf-8")

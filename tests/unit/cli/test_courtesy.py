@@ -31,7 +31,7 @@ def test_durations(text: str, seconds: float) -> None:
     assert courtesy.duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "soon", "2", "0h", "-1h", "2h later"])
+@pytest.mark.parametrize("text", ["99999999999h", "", "soon", "2", "0h", "-1h", "2h later"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(SetupError, match="is no duration"):
         courtesy.duration(text)
@@ -101,3 +101,10 @@ def test_the_doctor_of_a_worker_asks_this_machine(tmp_path: Path, monkeypatch: p
     for name in ("worker", "slot 0", "kind train", "owner: hours", "packages (worker)", "disk", "api", "clock"):
         assert name in names
     assert "packages (api)" not in names and not list(tmp_path.iterdir())
+
+
+def test_a_time_beyond_all_calendars_is_for_ever(tmp_path: Path) -> None:
+    (tmp_path / "yield.json").write_text('{"until": 1e300}', encoding="utf-8")
+    asked = yielding.read(tmp_path)
+    assert asked is not None
+    assert asked.until is None
