@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from jsm_queue.cli import client as connecting
 from jsm_queue.cli import main, workers
-from jsm_queue.errors import NotFoundError
+from jsm_queue.errors import NotFoundError, SetupError
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import writing
 from tests.security.scene import Machine, Scene
@@ -110,3 +110,14 @@ def test_a_token_is_made_listed_and_revoked(scene: Scene) -> None:
     assert run("token", "revoke", made["id"][:6])["name"] == "alice"
     assert scene.ask(made["token"], "GET", "/studies").status_code == 401
     assert "revoked" in shown("token", "list")
+
+
+def test_a_worker_that_joined_needs_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[list[str]] = []
+    monkeypatch.setattr(workers, "become", lambda argv, _env: begun.append(argv) or 0)
+    monkeypatch.delenv("JSM_API_URL", raising=False)
+    with pytest.raises(SetupError, match="Which api"):
+        workers.start(None, None, tmp_path, None)
+    (tmp_path / "identity.json").write_text('{"api": "https://pool:8080"}', encoding="utf-8")
+    assert workers.start(None, None, tmp_path, None) == 0
+    assert begun[0][-2:] == ["--api", "https://pool:8080"]
