@@ -32,7 +32,7 @@ DISK = "size=24m"  # of a worker
 class Plan:
     """What a run is to be: which faults fall is up to the seed. `step_s`: of each job's steps, `every_s`: of faults.
 
-    `exact`: so many faults, or fewer where the study ends before. `scenes`: are they played first? `bug`: one to plant.
+    `exact`: so many faults, or fewer where the study ends before. `scenes`, `machines`: are theirs played first? `bug`: one to plant.
     """
 
     seed: int
@@ -44,6 +44,7 @@ class Plan:
     limit_s: float
     exact: bool = True
     scenes: bool = True
+    machines: bool = True
     bug: str = ""
 
 
@@ -105,7 +106,8 @@ def _play(course: Course, toy: studies.Toy, calm: dict[str, Any]) -> list[str]:
         scenes.play(pool, course.watch, studies.scenes(toy, "scenes"), course.say)
     pool.start_workers()
     study = str(tended(pool, lambda: pool.try_submit(toy), "the submission", deadline, course.watch))
-    machines.play(course.chaos, course.watch, study, course.say)
+    if course.plan.machines:
+        machines.play(course.chaos, course.watch, study, course.say)
     return _fall(course, study) + _settle(course, study, calm)
 
 
