@@ -32,7 +32,8 @@ DISK = "size=24m"  # of a worker
 class Plan:
     """What a run is to be: which faults fall is up to the seed. `step_s`: of each job's steps, `every_s`: of faults.
 
-    `exact`: so many faults, or fewer where the study ends before. `scenes`, `machines`: are theirs played first? `bug`: one to plant.
+    `exact`: so many faults, or fewer where the study ends before. `scenes`, `machines`: are theirs played first?
+    `bug`: one to plant.
     """
 
     seed: int
