@@ -12,7 +12,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,11 +90,11 @@ def _live(pool: ChaosPool) -> int:
         return len(queries.live_workers(session, time.time()))
 
 
-def running(pool: ChaosPool) -> dict[str, str]:
-    """Attempt → its worker's name, of those under way."""
+def running(pool: ChaosPool, but: Collection[str] = ()) -> dict[str, str]:
+    """Attempt → its worker's name, of those under way, but not of those jobs."""
     with reading(pool.store) as session:
         query = select(t.Attempt.id, t.Worker.name).join(t.Worker, col(t.Worker.id) == col(t.Attempt.worker))
-        return dict(session.exec(query.where(t.Attempt.state == "running")).all())
+        return dict(session.exec(query.where(t.Attempt.state == "running", col(t.Attempt.job).not_in(but))).all())
 
 
 def recovery(pool: ChaosPool, hit: set[str]) -> float:
@@ -104,9 +104,7 @@ def recovery(pool: ChaosPool, hit: set[str]) -> float:
     """
 
     def unhit() -> dict[str, str]:
-        if not _wanted(pool) < _live(pool) == len(WORKERS):
-            return {}
-        return {name: who for name, who in running(pool).items() if _job(pool, name) not in hit}
+        return running(pool, but=hit) if _wanted(pool) < _live(pool) == len(WORKERS) else {}
 
     attempt, worker = min(_wait(pool, unhit, "a free worker and an attempt").items())  # type: ignore[attr-defined]
     pool.kill_part(worker, for_s=LIMIT_S)
@@ -134,11 +132,6 @@ def _wanted(pool: ChaosPool) -> int:
     with reading(pool.store) as session:
         states = select(t.Job.id).where(col(t.Job.state).in_(("ready", "active")))
         return len(session.exec(states).all())
-
-
-def _job(pool: ChaosPool, attempt: str) -> str:
-    with reading(pool.store) as session:
-        return session.get_one(t.Attempt, attempt).job
 
 
 def control(pool: ChaosPool, study: str) -> list[float]:

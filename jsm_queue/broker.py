@@ -35,8 +35,8 @@ from jsm_queue.protocol import Bell
 
 HEARTBEAT_S = 15  # between two of a worker's signs of life in Flower
 START_S = 20.0  # until a started Valkey must answer
-# one reconnect; what fails again is rung anew by the coordinator
 RING_S = 3.0  # until a queue that does not answer counts as away: the coordinator does nothing else meanwhile
+# one reconnect; what fails again is rung anew by the coordinator
 RING_RETRY = {"max_retries": 1, "interval_start": 0.2}
 
 Handle = Callable[[str, Bell, str], str]

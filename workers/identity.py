@@ -68,7 +68,7 @@ def find(home: Path, api: str | None, invite: str | None, name: str, ca: str | N
         known = _keep(home, replace(known, broker_secret=_secret()), known)
     address = (api or (known.api if known else "")).rstrip("/")
     if not address:
-        raise SetupError(f"{home} does not say which pool this worker is of", "Give --api URL")
+        raise SetupError(f"{home} does not say which pool this worker is of", "Give --api URL, or set JSM_API_URL")
     if known:
         (home / JOINING).unlink(missing_ok=True)  # of a death just after the answer
     ca = _first_contact(address, invite) if invite and _split(invite)[1] else ca or (known.ca if known else None)

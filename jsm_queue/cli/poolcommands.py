@@ -102,7 +102,9 @@ def tls_init(
 
 @worker.command("start")
 def worker_start(
-    api: Annotated[str | None, typer.Option(help="URL of the api; without it JSM_API_URL")] = None,
+    api: Annotated[
+        str | None, typer.Option(help="URL of the api; without it JSM_API_URL, or that of the pool it joined")
+    ] = None,
     invite: Annotated[str | None, typer.Option(help="the invite; needed the first time only")] = None,
     home: Annotated[
         Path | None, typer.Option(help="the worker's own folder; without it worker/ in the home folder")

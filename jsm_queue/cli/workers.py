@@ -1,6 +1,5 @@
 """`jsm worker`: the machines of the pool."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,7 +8,6 @@ from pathlib import Path
 
 from jsm_queue import processes
 from jsm_queue.cli import client, console
-from jsm_queue.errors import SetupError
 from jsm_queue.settings import settings
 
 
@@ -101,21 +99,11 @@ def kept(workers: list[dict]) -> list[str]:
 def start(api: str | None, token: str | None, folder: Path | None, name: str | None) -> int:
     """Runs this machine's worker in the foreground. Returns its exit status, where this process still is."""
     where = folder or settings().home / "worker"
-    url = api or settings().api_url or _joined(where)
-    if url is None:
-        raise SetupError("Which api shall this worker join?", "Give --api URL, or set JSM_API_URL")
-    argv = [sys.executable, "-m", "workers.agent", "--home", str(where.resolve()), "--api", url]
+    argv = [sys.executable, "-m", "workers.agent", "--home", str(where.resolve())]
+    argv += ["--api", url] if (url := api or settings().api_url) else []
     argv += ["--name", name] if name else []
     # Every user of this machine can read a command line, but not another's environment.
     return become(argv, os.environ | ({"JSM_INVITE": token} if token else {}))
-
-
-def _joined(home: Path) -> str | None:
-    """Where the worker of that home joined, if it did."""
-    try:
-        return str(json.loads((home / "identity.json").read_text(encoding="utf-8"))["api"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def become(argv: list[str], env: dict[str, str]) -> int:

@@ -107,8 +107,7 @@ def _owners(session: Session, now: float) -> str | None:
 
 def _hardware(session: Session, study: t.Study, now: float) -> str | None:
     """The class of hardware of the study's latency job, where no live worker is of it."""
-    listed = select(t.StudyJob.job).where(t.StudyJob.study == study.id)
-    ready = select(t.Job).where(col(t.Job.id).in_(listed), t.Job.state == "ready", t.Job.kind == "latency")
+    ready = select(t.Job).where(_ready_of(study), t.Job.kind == "latency")
     here = {(worker.hardware or {}).get("hardware_class") for worker in live_workers(session, now)}
     for job in session.exec(ready.order_by(t.Job.id)):
         hardware = job.params.get("hardware")
@@ -119,14 +118,18 @@ def _hardware(session: Session, study: t.Study, now: float) -> str | None:
 
 def _able(session: Session, study: t.Study, now: float) -> str | None:
     """A kind of the study's ready jobs that no live worker can do, with what one of them lacks for it."""
-    listed = select(t.StudyJob.job).where(t.StudyJob.study == study.id)
-    kinds = select(t.Job.kind).where(col(t.Job.id).in_(listed), t.Job.state == "ready").distinct()
+    kinds = select(t.Job.kind).where(_ready_of(study)).distinct()
     here = [(worker.name, (worker.hardware or {}).get("lacks", {})) for worker in live_workers(session, now)]
     for kind in sorted(session.exec(kinds)):
         lacking = sorted((name, lacks[kind]) for name, lacks in here if kind in lacks)
         if here and len(lacking) == len(here):
             return f"a worker that can do {kind} ({lacking[0][0]}: {lacking[0][1]})"
     return None
+
+
+def _ready_of(study: t.Study) -> ColumnElement[bool]:
+    listed = select(t.StudyJob.job).where(t.StudyJob.study == study.id)
+    return and_(col(t.Job.id).in_(listed), col(t.Job.state) == "ready")
 
 
 def label(kind: str, cell: str) -> str:

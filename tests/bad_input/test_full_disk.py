@@ -31,6 +31,7 @@ from jsm_queue.settings import Settings
 from jsm_queue.spec import DecodingSpec, TrainingSpec
 from jsm_queue.store.database import open_store
 from jsm_queue.store.tokens import create_token
+from tests.disks import fill
 from tests.pool import write_study
 from tests.unit.studies import sha
 from workers.gguf import tiny
@@ -42,7 +43,6 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-PAGE = 4096
 BASE = BaseRef(form="folder")
 DECODING = DecodingSpec(max_new_tokens=4, context=256)
 TRAINING = TrainingSpec(quantized=False, r=4, alpha=8, batch=4, epochs=1, max_length=128)
@@ -117,19 +117,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=True)
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill(disk: Path, leave: int) -> Path:
-    """A file that takes all of a disk but `leave` bytes, in pages."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(2**20))
-        except OSError:
-            pass
-        file.truncate(max(0, file.tell() // PAGE * PAGE - leave // PAGE * PAGE))
-    return filler
 
 
 def size(folder: Path) -> int:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psutil
 import redis
@@ -21,6 +20,7 @@ from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading
 from tests.chaos.liar import Liar
 from tests.chaos.pool import WORKERS, ChaosPool
+from tests.disks import fill
 
 OFFLINE_S = 5.0  # at most, until a machine off the network dies
 CRASHES = 2  # runners killed of one job: a third would rightly quarantine it
@@ -267,7 +267,8 @@ def a_disk_is_full(c: Chaos) -> str:
     disk = c.pool.home / worker
     if not disk.is_mount():
         raise NotNow
-    return f"{worker} for {c.after(1, 6, fill(disk)):.1f} s"
+    filler = fill(disk)
+    return f"{worker} for {c.after(1, 6, lambda: filler.unlink(missing_ok=True)):.1f} s"
 
 
 @fault
@@ -307,15 +308,6 @@ def postgres_restarts(c: Chaos) -> str:
     psutil.wait_procs(family, timeout=30)
     server = c.postgres
     return f"for {c.after(0, 3, server.ensure_postgres_running):.1f} s"
-
-
-def fill(disk: Path) -> Callable[[], object]:
-    """Fill it up. Returns what empties it."""
-    filler = disk / "filler"
-    with suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(2**16))
-    return lambda: filler.unlink(missing_ok=True)
 
 
 def inject(c: Chaos) -> tuple[str, str]:

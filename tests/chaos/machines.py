@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,11 +19,12 @@ from jsm_queue.canonical import file_hash
 from jsm_queue.kinds import KINDS
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading
-from tests.chaos.faults import Chaos, fill
+from tests.chaos.faults import Chaos
 from tests.chaos.kinds import STEPS
 from tests.chaos.pool import WORKERS, patience, tended
-from tests.chaos.stage import must
-from tests.chaos.watch import Broken, Watch
+from tests.chaos.stage import must, told_as
+from tests.chaos.watch import Watch
+from tests.disks import fill
 
 WAIT_S = 150.0  # for a job of a certain kind to be nearly done
 EARLY = 6  # steps of an attempt that is hardly at its end before it hears of a pause
@@ -215,9 +217,9 @@ def a_disk_gets_full(m: Machines) -> bool:
     attempt, worker = m.pick(1, EARLY)
     if not (m.pool.home / worker).is_mount():
         return True
-    empty = fill(m.pool.home / worker)
+    filler = fill(m.pool.home / worker)
     ended = m.over(attempt.id)
-    empty()
+    filler.unlink()
     must(ended.reason != "error", f"a full disk counts against the job: {ended.message}")
     return ended.reason == "disk"
 
@@ -226,14 +228,10 @@ def play(chaos: Chaos, watch: Watch, study: str, say: Callable[[str], object]) -
     """All scenes. Raises Broken, with the scene's name."""
     machines = Machines(chaos, watch, study)
     for each in SCENES:
-        name, began = each.__name__.replace("_", " "), time.monotonic()
-        try:
+        with told_as(each.__name__, say):
             told = any(each(machines) for _ in range(TRIES))
             watch.look(now=True)
-        except AssertionError as error:
-            raise Broken(f"{name}: {error}") from error
-        must(told, f"{name}: not what must come of it, {TRIES} times")
-        say(f"  {name}: {time.monotonic() - began:.1f} s")
+            must(told, f"not what must come of it, {TRIES} times")
 
 
 def _finishes(m: Machines, worker: str, attempt: str) -> bool:
@@ -251,7 +249,7 @@ def _counts(m: Machines, attempt: str) -> bool:
     return True
 
 
-def _is_broken(path: Any) -> bool:
+def _is_broken(path: Path) -> bool:
     try:
         return file_hash(path) != path.name
     except FileNotFoundError:

@@ -19,8 +19,8 @@ from jsm_queue.store.database import reading
 from tests.chaos import study as studies
 from tests.chaos.pool import LEASE_S, OFFER_S, ChaosPool
 from tests.chaos.puppet import Made, Puppet, attempts_of
-from tests.chaos.stage import Stage, must, ok, refused
-from tests.chaos.watch import Broken, Watch
+from tests.chaos.stage import Stage, must, ok, refused, told_as
+from tests.chaos.watch import Watch
 from tests.pool import crash_at
 
 AT_ONCE = 8  # clients that send the same
@@ -301,11 +301,7 @@ def play(pool: ChaosPool, watch: Watch, toy: studies.Toy, say: Callable[[str], o
     """All scenes. Raises Broken, with the scene's name."""
     stage = Stage(pool, watch, toy)
     for each in SCENES:
-        began = time.monotonic()
-        try:
+        with told_as(each.__name__, say):
             each(stage)
             watch.look(now=True)
-        except (AssertionError, httpx.HTTPError) as error:
-            raise Broken(f"{each.__name__.replace('_', ' ')}: {error}") from error
-        say(f"  {each.__name__.replace('_', ' ')}: {time.monotonic() - began:.1f} s")
     stage.clear()

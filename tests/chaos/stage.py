@@ -1,7 +1,8 @@
 """Where scenes are played: what they ask of the store, and what people do in them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -140,6 +141,17 @@ class Stage:
         with writing(self.pool.store) as session:
             rest = update(t.Artifact).where(col(t.Artifact.sha).not_in(but))
             session.connection().execute(rest.values(touched_at=t.Artifact.touched_at - 2 * DAY_S))
+
+
+@contextmanager
+def told_as(scene: str, say: Callable[[str], object]) -> Iterator[None]:
+    """A function's name, in words, stands before what is wrong in it; at its end it is said how long it took."""
+    name, began = scene.replace("_", " "), time.monotonic()
+    try:
+        yield
+    except (AssertionError, httpx.HTTPError) as error:
+        raise Broken(f"{name}: {error}") from error
+    say(f"  {name}: {time.monotonic() - began:.1f} s")
 
 
 def must(holds: object, what: str) -> None:

@@ -134,7 +134,6 @@ def test_both_ends_survive_a_valkey_that_is_killed_and_started_again(
         processes.kill_tree(again.pid)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.timeout(25)  # a fraction of what a worker's own connections would wait
 def test_a_queue_that_stands_still_is_soon_given_up(url: str, valkey: processes.Process) -> None:
     app = broker.sender(url)
@@ -148,6 +147,7 @@ def test_a_queue_that_stands_still_is_soon_given_up(url: str, valkey: processes.
         frozen.resume()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_worker_ends_when_it_is_told(url: str, worker: processes.Process, tmp_path: Path) -> None:
     broker.ring(broker.sender(url), WORKER, "train", bell(1))
     wait_for(lambda: seen(tmp_path), "a delivery")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from jsm_queue.cli import client as connecting
 from jsm_queue.cli import main, workers
-from jsm_queue.errors import NotFoundError, SetupError
+from jsm_queue.errors import NotFoundError
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import writing
 from tests.security.scene import Machine, Scene
@@ -116,8 +116,7 @@ def test_a_worker_that_joined_needs_no_address(tmp_path: Path, monkeypatch: pyte
     begun: list[list[str]] = []
     monkeypatch.setattr(workers, "become", lambda argv, _env: begun.append(argv) or 0)
     monkeypatch.delenv("JSM_API_URL", raising=False)
-    with pytest.raises(SetupError, match="Which api"):
-        workers.start(None, None, tmp_path, None)
-    (tmp_path / "identity.json").write_text('{"api": "https://pool:8080"}', encoding="utf-8")
     assert workers.start(None, None, tmp_path, None) == 0
-    assert begun[0][-2:] == ["--api", "https://pool:8080"]
+    assert begun[0][-2:] == ["--home", str(tmp_path)], "the agent knows where it joined"
+    assert workers.start("https://pool:8080", None, tmp_path, None) == 0
+    assert begun[1][-2:] == ["--api", "https://pool:8080"]
