@@ -57,6 +57,10 @@ class Unreachable(Exception):
     """The api is away, restarting or failing: try again later."""
 
 
+class Untrusted(Unreachable):
+    """Who answers at the api's address shows another certificate: nothing is sent. Tomorrow's network may be ours."""
+
+
 class Stopped(Exception):
     """Waiting was given up: the attempt is unwanted, or the agent leaves."""
 
@@ -64,7 +68,8 @@ class Stopped(Exception):
 class Client:
     """Requests with the worker's token. Safe to use from several threads.
 
-    A 4xx raises the JsmError of that status, everything that may pass raises Unreachable.
+    A 4xx raises the JsmError of that status, everything that may pass raises Unreachable, a foreign certificate
+    Untrusted.
     """
 
     def __init__(self, api: str, token: str, trust: str | ssl.SSLContext | None = None) -> None:
@@ -107,7 +112,7 @@ class Client:
                     skip = max(0, skip - len(piece))
                 reach("after download", sha)
         except httpx.RequestError as error:
-            raise Unreachable(_words(error)) from error
+            raise _away(error) from error
 
     def upload(self, file: Path, artifact: ArtifactIn, stop: threading.Event) -> None:
         """Send a file, from where an earlier try broke off, until the api has it whole.
@@ -141,7 +146,7 @@ class Client:
             with around(f"{method} {_without_ids(path)}"):
                 response = self._http.request(method, path, **arguments)
         except httpx.RequestError as error:
-            raise Unreachable(_words(error)) from error
+            raise _away(error) from error
         if not response.is_success:
             _raise(response)
         return response
@@ -193,10 +198,10 @@ def _raise(response: httpx.Response) -> None:
     raise ERRORS.get(status, JsmError)(message, fix)
 
 
-def _words(error: Exception) -> str:
+def _away(error: httpx.RequestError) -> Unreachable:
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return f"its certificate is not this pool's; nothing is sent: {error}"
-    return f"{type(error).__name__}: {error}"
+        return Untrusted(f"its certificate is not this pool's; nothing is sent: {error}")
+    return Unreachable(f"{type(error).__name__}: {error}")
 
 
 def pauses() -> Iterator[float]:

@@ -21,12 +21,13 @@ from jsm_queue import acl, tls
 from jsm_queue.errors import AuthError, ForbiddenError, SetupError
 from jsm_queue.files import write_secret
 from jsm_queue.protocol import BrokerReply, BrokerRequest, JoinReply, JoinRequest, Place
-from workers.client import Client, Unreachable, patiently
+from workers.client import Client, Unreachable, Untrusted, patiently
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 JOINING = "join.token"
+ANOTHER = "Give the invite whole, as `jsm worker invite` prints it, dot and all, and the address that came with it"
 
 
 @dataclass(frozen=True)
@@ -163,4 +164,12 @@ def _is_foreign(api: str, identity: Identity, ca: str | None) -> bool:
 
 
 def _patiently(call: Callable[[], T]) -> T:
-    return patiently(call, threading.Event(), lambda why: logger.warning("the api is away (%s); trying on", why))
+    """Somebody waits for this machine to join: a certificate that is not trusted ends it, where a worker tries on."""
+
+    def ask() -> T:
+        try:
+            return call()
+        except Untrusted as error:
+            raise AuthError(f"The api is not the one of the invite: {error}", ANOTHER) from error
+
+    return patiently(ask, threading.Event(), lambda why: logger.warning("the api is away (%s); trying on", why))

@@ -17,12 +17,15 @@ import redis
 from jsm_queue import acl, broker, processes, tls
 from jsm_queue.cli import client
 from jsm_queue.cli.proxy import Proxy
-from jsm_queue.errors import SetupError
+from jsm_queue.errors import AuthError, SetupError
+from jsm_queue.protocol import Place
 from jsm_queue.settings import settings
 from tests.ports import quiet_port
 from tests.unit.test_acl import HASHES, SECRETS, A, ring, seen
 from tests.unit.test_broker import PROGRAM
 from tests.waiting import wait_for
+from workers import identity
+from workers.client import Client, Unreachable
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -297,6 +300,19 @@ def test_the_cli_knows_its_own_api_and_no_other(
     with client.client(api, "any") as stranger, pytest.raises(SetupError, match="not trusted") as caught:
         client.call(stranger, "GET", "/v1/join")
     assert "JSM_CA" in caught.value.fix
+
+
+def test_an_invite_without_its_key_joins_nobody(api: str, tmp_path: Path) -> None:
+    home = tmp_path / "worker"
+    home.mkdir()
+    with pytest.raises(AuthError, match="nothing is sent") as caught:
+        identity.find(home, api, "token", "pc")
+    assert "jsm worker invite" in caught.value.fix
+
+
+def test_a_worker_that_joined_waits_where_another_answers(api: str) -> None:
+    with pytest.raises(Unreachable, match="nothing is sent"):
+        Client(api, "token").get("/v1/join", Place)
 
 
 def test_curl_joins_by_the_pin(api: str, material: tls.Material) -> None:
