@@ -176,9 +176,10 @@ def test_an_installation_that_is_ended_leaves_nothing_running(tmp_path: Path, na
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
 def test_nohup_keeps_an_installation_running(tmp_path: Path) -> None:
-    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); import install; install.end_like_ctrl_c();"
+    code = "import sys; sys.path.insert(0, sys.argv[1]);"
+    code += "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); import install; install.end_like_ctrl_c();"
     code += "import os; os.kill(os.getpid(), signal.SIGHUP); print('alive')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, str(SCRIPTS)], capture_output=True, text=True)
     assert done.stdout == "alive\n", done.stderr
 
 

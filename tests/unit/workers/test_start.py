@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from jsm_queue.cli import workers
-from jsm_queue.errors import SetupError
 
 SAY_WHO = "import os; print(os.getpid(), os.environ['JSM_WHO'], flush=True)"
 START = "import os, sys; from jsm_queue.cli import workers; sys.exit(workers.become(sys.argv[1:], dict(os.environ)))"
@@ -29,7 +28,9 @@ def test_where_a_process_cannot_be_replaced_the_child_ends_with_its_input(monkey
     assert workers.become([sys.executable, "-c", until_eof], dict(os.environ)) == 5
 
 
-def test_the_invite_travels_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def became(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, str]]]:
+    """What this process would have gone on as."""
     seen: list[tuple[list[str], dict[str, str]]] = []
 
     def become(argv: list[str], env: dict[str, str]) -> int:
@@ -37,16 +38,24 @@ def test_the_invite_travels_in_the_environment(tmp_path: Path, monkeypatch: pyte
         return 0
 
     monkeypatch.setattr(workers, "become", become)
+    return seen
+
+
+def test_the_invite_travels_in_the_environment(
+    became: list[tuple[list[str], dict[str, str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("JSM_INVITE", raising=False)
     assert workers.start("http://api", "-secret", tmp_path, "pc") == 0
     assert workers.start("http://api", None, tmp_path, None) == 0
-    [(argv, env), (_, later)] = seen
+    [(argv, env), (_, later)] = became
     assert "-secret" not in argv and env["JSM_INVITE"] == "-secret" and argv[-2:] == ["--name", "pc"]
     assert "JSM_INVITE" not in later
 
 
-def test_an_api_must_be_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("JSM_API_URL", raising=False)
+def test_who_joined_knows_by_itself_where(
+    became: list[tuple[list[str], dict[str, str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(workers, "settings", lambda: type("S", (), {"api_url": None, "home": tmp_path})())
-    with pytest.raises(SetupError, match="Which api"):
-        workers.start(None, None, None, None)
+    assert workers.start(None, None, None, None) == 0
+    [(argv, _)] = became
+    assert "--api" not in argv and argv[-2:] == ["--home", str((tmp_path / "worker").resolve())]
