@@ -129,6 +129,12 @@ class HeartbeatRequest(Message):
     disk_free: int | None = Field(default=None, ge=0, le=LARGEST, description="bytes that the worker can still write")
 
 
+class LeaveRequest(Message):
+    """POST /v1/worker/leave: the session ends here. All that this worker had to say is said."""
+
+    boot_id: Id
+
+
 class HeartbeatReply(Message):
     """`control_rev` grows whenever a desired state of this worker's attempts changed.
 

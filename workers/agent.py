@@ -150,6 +150,8 @@ class Agent:
                 slot.kill()
             self.checkpoints.leave()
             self.delivery.leave()
+            if not self.outbox.attempts():  # a result on this disk is worth the lease's wait: mostly we start again
+                self.session.leave()
         return self.exit_code
 
     def _on_signal(self, **_: Any) -> None:

@@ -88,9 +88,9 @@ class Client:
         """Send a message, get a message."""
         return self._parse(self._ask("POST", path, json=message.model_dump(mode="json"), timeout=timeout), reply)
 
-    def tell(self, path: str, message: BaseModel) -> None:
+    def tell(self, path: str, message: BaseModel, timeout: httpx.Timeout = TIMEOUT) -> None:
         """Send a message that has no answer."""
-        self._ask("POST", path, json=message.model_dump(mode="json"))
+        self._ask("POST", path, json=message.model_dump(mode="json"), timeout=timeout)
 
     def get(self, path: str, reply: type[Reply], params: dict[str, Any] | None = None) -> Reply:
         """Ask for a message; the api may take its time (long poll)."""

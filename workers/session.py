@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import httpx
 import psutil
 
 from jsm_queue.errors import AuthError, EpochError, GoneError, JsmError
@@ -21,6 +22,7 @@ from jsm_queue.protocol import (
     HeartbeatRequest,
     HelloReply,
     HelloRequest,
+    LeaveRequest,
     SlotReport,
 )
 from workers import hardware, threads
@@ -32,6 +34,7 @@ from workers.threads import OnGone
 logger = logging.getLogger(__name__)
 
 PAUSE_S = 0.05  # between two heartbeats, however much news there is
+LEAVE_S = 2.0  # for the last heartbeat, and for the goodbye; longer they do not hold up this process's end
 REFUSED_WAIT_S = 15.0  # before the next request when the api refuses one that it should not
 
 T = TypeVar("T")
@@ -64,6 +67,7 @@ class Session:
         self._heartbeat_s = 15.0
         self._machine: Hardware | None = None
         self._renewing = threading.Lock()
+        self._beating: threading.Thread | None = None
 
     def hello(self, machine: Hardware, undelivered: list[str]) -> list[str]:
         """Begin. Returns the attempts whose results nobody wants. Raises Unreachable, AuthError.
@@ -85,7 +89,7 @@ class Session:
 
     def start(self) -> None:
         """Heartbeats and control, each in a thread of its own, until the agent leaves."""
-        threads.start("heartbeat", self._beat, self._on_gone)
+        self._beating = threads.start("heartbeat", self._beat, self._on_gone)
         threads.start("control", self._control, self._on_gone)
 
     def _beat(self) -> None:
@@ -97,6 +101,13 @@ class Session:
             board.news.wait(self._heartbeat_s)
         with contextlib.suppress(Unreachable):
             self._heartbeat()  # no slot is free now: what is released goes to a worker that stays
+
+    def leave(self) -> None:
+        """Say goodbye, once nothing else is left to be said. Where that does not arrive, the lease ends by itself."""
+        if self._beating:
+            self._beating.join(LEAVE_S)  # the last heartbeat renews the lease
+        with contextlib.suppress(Unreachable, JsmError):
+            self._client.tell("/v1/worker/leave", LeaveRequest(boot_id=self.boot_id), httpx.Timeout(LEAVE_S))
 
     def _heartbeat(self) -> None:
         request = HeartbeatRequest(

@@ -88,6 +88,14 @@ def heartbeat(ctx: Ctx, token: Bearer, request: protocol.HeartbeatRequest) -> pr
     return reply
 
 
+@router.post("/worker/leave", dependencies=[Depends(WORKER)], status_code=204)
+def leave(ctx: Ctx, token: Bearer, request: protocol.LeaveRequest) -> None:
+    """The session is over, and its lease: nobody waits for this worker."""
+    with writing(ctx.engine) as session:
+        lifecycle.leave(session, find_worker(session, token), request.boot_id, ctx.now())
+    ctx.wake.set()
+
+
 @router.get("/worker/control", dependencies=[Depends(WORKER)])
 async def control(ctx: Ctx, token: Bearer, boot_id: protocol.Id, rev: Revision) -> protocol.ControlReply:
     """Long poll: what is desired of each of the worker's attempts, once the revision is another than `rev`."""

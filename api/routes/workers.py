@@ -21,7 +21,7 @@ router = APIRouter(tags=["workers"])
 def list_workers(ctx: Ctx) -> dict[str, Any]:
     """The workers, whether their lease holds, and their slots. Removed ones are left out.
 
-    `state`: active, paused or draining, as people want it. `away_since`: when one that is away was heard of last, in
+    `state`: active, paused or draining, as people want it. `away_since`: when the lease of one that is away ended, in
     seconds since the epoch; null for one that is live or was never heard of.
     """
     with reading(ctx.engine) as session:
@@ -36,7 +36,7 @@ def list_workers(ctx: Ctx) -> dict[str, Any]:
                 "name": worker.name,
                 "state": worker.state,
                 "live": worker.lease_until > now,
-                "away_since": _away_since(worker, ctx.settings.lease_s, now),
+                "away_since": _away_since(worker, now),
                 "disk_free": worker.disk_free,
                 "hardware": worker.hardware,
                 "slots": [slot.model_dump(exclude={"worker"}) for slot in slots if slot.worker == worker.id],
@@ -46,10 +46,8 @@ def list_workers(ctx: Ctx) -> dict[str, Any]:
     }
 
 
-def _away_since(worker: t.Worker, lease_s: float, now: float) -> float | None:
-    if worker.lease_until > now or worker.lease_until <= 0:
-        return None
-    return worker.lease_until - lease_s
+def _away_since(worker: t.Worker, now: float) -> float | None:
+    return worker.lease_until if 0 < worker.lease_until <= now else None
 
 
 @router.post("/workers/invites", status_code=201, dependencies=[Depends(ADMIN)])

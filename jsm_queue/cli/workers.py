@@ -44,18 +44,13 @@ def change(worker: str, what: str, as_json: bool) -> None:
 
 
 def _row(worker: dict, now: float) -> list[str]:
-    reported = worker["slots"]
-    return [
-        worker["id"][:12],
-        worker["name"],
-        state(worker, now),
-        (worker["hardware"] or {}).get("hardware_class", ""),
-        slots(reported),
-        str(sum(not slot["free"] and not slot["hold"] for slot in reported)),
-        memory(reported),
-        console.size(worker["disk_free"]) if worker["disk_free"] is not None else "",
-        "; ".join(holds(worker)),
-    ]
+    reported, disk = worker["slots"], worker["disk_free"]
+    hardware = (worker["hardware"] or {}).get("hardware_class", "")
+    known = [worker["id"][:12], worker["name"], state(worker, now), hardware, slots(reported)]
+    if not worker["live"]:  # what it said last is old
+        return [*known, "", "", "", ""]
+    busy = str(sum(not slot["free"] and not slot["hold"] for slot in reported))
+    return [*known, busy, memory(reported), console.size(disk) if disk is not None else "", "; ".join(holds(worker))]
 
 
 def state(worker: dict, now: float) -> str:

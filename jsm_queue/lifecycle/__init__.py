@@ -23,7 +23,7 @@ ConflictError and changes nothing.
 
 from jsm_queue.lifecycle.attempts import accept, check_session, checkpoint, claim, end, offer
 from jsm_queue.lifecycle.files import doom, forget, forget_places, know, touch
-from jsm_queue.lifecycle.sessions import heartbeat, hello, join, reap, set_worker_state, shorten_leases
+from jsm_queue.lifecycle.sessions import heartbeat, hello, join, leave, reap, set_worker_state, shorten_leases
 from jsm_queue.lifecycle.studies import (
     add_study,
     cancel_study,
@@ -51,6 +51,7 @@ __all__ = [
     "hello",
     "join",
     "know",
+    "leave",
     "list_jobs",
     "offer",
     "pause_study",

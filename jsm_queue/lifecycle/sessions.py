@@ -107,6 +107,13 @@ def heartbeat(
     return freed
 
 
+def leave(session: Session, worker: t.Worker, boot_id: str, now: float) -> None:
+    """Ends the lease: what this worker could not give back others may take at once."""
+    check_session(worker, boot_id)
+    worker.lease_until = now
+    log(session, now, "worker left", worker=worker.id)
+
+
 def _note(session: Session, worker: t.Worker, seen: protocol.AttemptReport, now: float) -> None:
     attempt = session.get(t.Attempt, seen.attempt)
     if attempt is None or attempt.worker != worker.id or attempt.state not in ("running", "delivering", "suspect"):

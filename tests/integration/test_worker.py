@@ -84,6 +84,8 @@ def test_a_worker_that_is_told_to_end_does_so_at_once(pool: Pool, folder: Path, 
     assert "Traceback" not in pool.log("agent")
     [train] = [job for job in pool.jobs(study) if job["kind"] == "train"]
     assert train["state"] == "ready", "another worker may have it at once"
+    [worker] = pool.http.get("/v1/workers").json()["workers"]
+    assert not worker["live"], "it said goodbye: nobody waits for its lease"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

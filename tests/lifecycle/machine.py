@@ -40,6 +40,7 @@ REPEATED: tuple[protocol.EndReason, ...] = ("crashed", "crashed", "stalled", "lo
 STEPS = {
     "ending": 4, "study": 5, "tick": 1, "away": 2, "work": 2, "slow_coordinator": 2, "greet": 2, "report": 2,
     "report_anything": 3, "poison": 1, "ring": 2, "result": 3, "late_result": 2, "progress": 3, "collect": 1,
+    "leave": 1,
 }  # fmt: skip
 """Step → its weight. One rule chooses among them: Hypothesis by itself leaves out most rules in most examples."""
 WEIGHTED = [step for step, weight in STEPS.items() for _ in range(weight)]
@@ -136,6 +137,12 @@ class LifecycleMachine(Sides):
         worker = drawn.one_of(WORKERS)
         finished = self._attempts_of(worker)
         self.hello(worker, drawn.one_of([finished, []]), again=drawn.one_of([False] * 5 + [True]))
+
+    def do_leave(self, drawn: Drawn) -> None:
+        """A machine says goodbye, or its old session does; what it still holds others may take."""
+        worker = drawn.one_of(WORKERS)
+        self.leave(worker, drawn.mostly(self.boots[worker], STALE))
+        self.tick(1)
 
     def do_report(self, drawn: Drawn) -> None:
         """What it runs; or what it ran is whole and its slots are free; or it holds nothing; or the old session."""

@@ -321,6 +321,12 @@ class Model:
                 self._finish(name, "lost", now)
         return freed
 
+    def leave(self, worker: str, boot: str, now: float) -> None:
+        """Nobody waits for what it still holds."""
+        self._check_boot(worker, boot)
+        self.workers[worker].lease_until = now
+        self.events.append(("worker left", worker))
+
     def _note(self, name: str, phase: str) -> None:
         self._unsuspect(name, phase)
         if self.attempts[name].state == "running" and phase == "delivering":

@@ -159,6 +159,14 @@ class Sides(RuleBasedStateMachine):
             lambda s: lifecycle.heartbeat(s, s.get_one(t.Worker, worker), request, LEASE_S, self.now),
         )
 
+    def leave(self, worker: str, boot: str) -> None:
+        """A session ends, and its lease."""
+        self.actor = worker
+        self.same(
+            lambda: self.model.leave(worker, boot, self.now),
+            lambda s: lifecycle.leave(s, s.get_one(t.Worker, worker), boot, self.now),
+        )
+
     def claim(self, run: str, worker: str, boot: str, delivery: str = DELIVERY) -> None:
         """A message arrived."""
         self.actor = worker

@@ -72,6 +72,12 @@ def test_the_list_says_what_a_worker_has_and_why_it_does_not_work(scene: Scene) 
     text = shown("worker", "list")
     for word in ("PC", "live", "14.2 GB of 16.0 GB", "120.0 GB", "cuda:0: a game runs"):
         assert word in text
+    with writing(scene.ctx.engine) as session:
+        session.get_one(t.Worker, worker.id).lease_until = time.time() - 1
+    text = shown("worker", "list")
+    assert "away" in text and "1 GPU slot" in text
+    for old in ("14.2 GB", "120.0 GB", "a game runs"):
+        assert old not in text
 
 
 def test_the_status_says_which_owners_keep_their_machines(scene: Scene) -> None:

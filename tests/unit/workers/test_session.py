@@ -1,5 +1,6 @@
 """Heartbeats of a session, against a pretended api."""
 
+import time
 from pathlib import Path
 
 import httpx
@@ -34,6 +35,34 @@ def test_who_leaves_says_that_no_slot_is_free(tmp_path: Path) -> None:
     board.leave()
     wait_for(lambda: not any(slot.free for slot in beats[-1].slots), "the last heartbeat")
     assert beats[-1].disk_free
+
+
+def test_the_last_word_is_goodbye(tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        path = request.url.path.rpartition("/")[2]
+        if path == "heartbeat":
+            time.sleep(0.05)  # an api at work: a goodbye that did not wait would be there first
+        heard.append(path)
+        return httpx.Response(200, json={"control_rev": 1, "desired": {}})
+
+    client = Client("http://api", "secret")
+    client._http = httpx.Client(base_url="http://api", transport=httpx.MockTransport(answer))
+    board = Board(PLANS)
+    session = Session(client, board, PLANS, tmp_path, lambda _: None)
+    session.boot_id = "d4d4d4d4"
+    session.start()
+    wait_for(lambda: "heartbeat" in heard, "a heartbeat")
+    board.leave()
+    session.leave()
+    assert [path for path in heard if path != "control"][-2:] == ["heartbeat", "leave"]
+
+
+def test_a_goodbye_that_does_not_arrive_ends_nothing(tmp_path: Path) -> None:
+    session = Session(Client("http://127.0.0.1:1", "secret"), Board(PLANS), PLANS, tmp_path, lambda _: None)
+    session.boot_id = "d4d4d4d4"
+    session.leave()
 
 
 def test_what_the_api_wants_of_the_worker_reaches_the_board(tmp_path: Path) -> None:
