@@ -3,6 +3,7 @@
 Without this each of them would be a bug of some route, of the store, or of a reader years later.
 """
 
+import asyncio
 import json
 import math
 import re
@@ -17,6 +18,9 @@ from jsm_queue.protocol import MAX_RESULT
 
 MAX_BODY = 8 * 2**20
 """Bytes of a JSON body. A submitted spec brings chat templates, a heartbeat a few hundred reports."""
+
+SILENCE_S = 30.0
+"""How long a client may send nothing in the middle of a body."""
 
 LARGEST_INTEGER = 2**63 - 1
 """What a column holds."""
@@ -70,13 +74,18 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
     """The whole body. Raises TooLargeError, whatever its Content-Length says, and DisconnectedError.
 
     Of a body that is too large as much again is read and thrown away: a client that still sends would see a broken
-    connection and no answer.
+    connection and no answer. Who announces more than that hears it at once.
     """
     limit = MAX_RESULT if RESULT.fullmatch(scope["path"]) else MAX_BODY
     pieces: list[bytes] = []
     size = 0
-    while size <= 2 * limit:
-        message = await receive()
+    announced = dict(scope["headers"]).get(b"content-length", b"0")
+    while size <= 2 * limit and int(announced) <= 2 * limit:
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                message = await receive()
+        except TimeoutError as error:
+            raise DisconnectedError(f"Nothing came for {SILENCE_S:.0f} s") from error
         if message["type"] == "http.disconnect":
             raise DisconnectedError("The request broke off")
         piece = message.get("body", b"")
@@ -87,7 +96,7 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
             pieces.clear()
         if not message.get("more_body", False):
             break
-    if size > limit:
+    if size > limit or int(announced) > limit:
         raise TooLargeError(f"The request is larger than {limit // 2**20} MiB")
     return b"".join(pieces)
 

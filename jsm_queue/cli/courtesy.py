@@ -8,8 +8,8 @@ from pathlib import Path
 
 from jsm_queue import processes, yielding
 from jsm_queue.cli import console, doctor, workerchecks
-from jsm_queue.errors import SetupError
-from jsm_queue.settings import settings
+from jsm_queue.cli.home import worker_folder
+from jsm_queue.errors import RequestError, SetupError
 
 GIVEN_S = 15.0  # until the worker must have given the machine back
 LOOK_S = 0.05
@@ -18,7 +18,12 @@ UNITS = (86_400, 3600, 60, 1)
 
 
 def give_back(period: str | None, end: bool, home: Path | None, as_json: bool) -> int:
-    """Returns the exit status: 1 when the worker has not given the machine back in time. Raises SetupError."""
+    """Returns the exit status: 1 when the worker has not given the machine back in time.
+
+    Raises SetupError, and RequestError for a wrong period.
+    """
+    if end and period is not None:
+        raise RequestError("--end and --for contradict each other", "Give one of them")
     folder = worker_home(home)
     if end:
         _tell(
@@ -63,26 +68,29 @@ def _tell(words: str, as_json: bool, **figures: object) -> None:
 
 def worker_home(given: Path | None) -> Path:
     """The worker's own folder. Raises SetupError where none has ever been."""
-    folder = (given or settings().home / "worker").resolve()
+    folder = worker_folder(given)
     if not folder.is_dir():
         raise SetupError(f"{folder} is no worker's folder", "Give --home DIR, or run it where JSM_HOME is the worker's")
     return folder
 
 
 def duration(text: str) -> float:
-    """ "2h", "90m", "1h30m", "45s", "1d" as seconds. Raises SetupError."""
+    """ "2h", "90m", "1h30m", "45s", "1d" as seconds. Raises RequestError."""
     found = DURATION.fullmatch(text.strip().lower())
     seconds = (
         sum(int(number) * unit for number, unit in zip(found.groups(), UNITS, strict=True) if number) if found else 0
     )
     if not 0 < seconds <= yielding.LONGEST_S:
-        raise SetupError(f"{text!r} is no duration", "Write it like 2h, 90m or 1h30m; ten years at most")
+        raise RequestError(f"{text!r} is no duration", "Write it like 2h, 90m or 1h30m; ten years at most")
     return float(seconds)
 
 
 def examine(home: Path | None, as_json: bool) -> int:
-    """Prints what this machine can do for a pool. Returns the exit status: 3 when something is a problem."""
-    folder = (home or settings().home / "worker").resolve()
+    """Prints what this machine can do for a pool. Returns the exit status: 3 when something is a problem.
+
+    Raises SetupError for a folder that is none.
+    """
+    folder = worker_folder(home)
     found = [*workerchecks.machine(doctor.probe("machine", str(folder))), *doctor.worker(folder)]
     problems = sum(check.state == "problem" for check in found)
     if as_json:

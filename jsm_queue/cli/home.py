@@ -13,6 +13,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from jsm_queue.errors import SetupError
 from jsm_queue.files import write_whole
 from jsm_queue.settings import settings
 
@@ -58,3 +59,11 @@ def read_worker_id(folder: Path) -> str | None:
         return json.loads((folder / "worker" / "identity.json").read_text(encoding="utf-8"))["worker"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def worker_folder(given: Path | None) -> Path:
+    """The folder of this machine's worker, which may not be there yet. Raises SetupError where it is a file."""
+    folder = (given or settings().home / "worker").resolve()
+    if folder.exists() and not folder.is_dir():
+        raise SetupError(f"{folder} is a file", "Give the worker's own folder with --home, or none")
+    return folder

@@ -23,3 +23,6 @@ Worker = Annotated[
     str,
     typer.Argument(help="a worker's name, or the first 6 digits of its id", metavar="WORKER", show_default=False),
 ]
+WorkerName = Annotated[
+    str | None, typer.Option("--name", help="by what name this machine joins, and is known then; without it its host's")
+]

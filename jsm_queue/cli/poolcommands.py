@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jsm_queue.cli.options import DryRun, Json, Worker, WorkerHome
+from jsm_queue.cli.options import DryRun, Json, Worker, WorkerHome, WorkerName
 
 tls = typer.Typer(help="Certificates of the pool's own.", no_args_is_help=True)
 worker = typer.Typer(help="The machines of the pool.", no_args_is_help=True)
@@ -109,7 +109,7 @@ def worker_start(
     home: Annotated[
         Path | None, typer.Option(help="the worker's own folder; without it worker/ in the home folder")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="what people call this machine; without it its host name")] = None,
+    name: WorkerName = None,
 ) -> None:
     """Let this machine work for a pool, until Ctrl-C."""
     from jsm_queue.cli import workers
@@ -152,7 +152,7 @@ def worker_install_service(
         str | None, typer.Option(help="URL of the api; without it JSM_API_URL, or that of the pool it joined")
     ] = None,
     home: WorkerHome = None,
-    name: Annotated[str | None, typer.Option(help="what people call this machine; without it its host name")] = None,
+    name: WorkerName = None,
     dry_run: DryRun = False,
 ) -> None:
     """Let this machine's worker start whenever you log in: systemd, launchd or the Windows Task Scheduler.

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from jsm_queue.cli import console
+from jsm_queue.cli.home import worker_folder
 from jsm_queue.errors import SetupError
 from jsm_queue.settings import settings
 
@@ -13,7 +14,7 @@ from jsm_queue.settings import settings
 def run(verb: str, api: str | None, home: Path | None, name: str | None, dry_run: bool) -> None:
     """`verb`: install or uninstall. Raises SetupError."""
     folder = settings().home.resolve()
-    argv = [sys.executable, "-m", "workers.service", verb, "--home", str((home or folder / "worker").resolve())]
+    argv = [sys.executable, "-m", "workers.service", verb, "--home", str(worker_folder(home))]
     argv += ["--settings-home", str(folder)]
     argv += ["--api", api or settings().api_url or ""] if api or settings().api_url else []
     argv += [*(["--name", name] if name else []), *(["--dry-run"] if dry_run else [])]

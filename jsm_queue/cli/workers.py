@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from jsm_queue import processes
-from jsm_queue.cli import client, console
+from jsm_queue.cli import client, console, home
 from jsm_queue.settings import settings
 
 
@@ -92,9 +92,11 @@ def kept(workers: list[dict]) -> list[str]:
 
 
 def start(api: str | None, token: str | None, folder: Path | None, name: str | None) -> int:
-    """Runs this machine's worker in the foreground. Returns its exit status, where this process still is."""
-    where = folder or settings().home / "worker"
-    argv = [sys.executable, "-m", "workers.agent", "--home", str(where.resolve())]
+    """Runs this machine's worker in the foreground. Returns its exit status, where this process still is.
+
+    Raises SetupError for a folder that is none.
+    """
+    argv = [sys.executable, "-m", "workers.agent", "--home", str(home.worker_folder(folder))]
     argv += ["--api", url] if (url := api or settings().api_url) else []
     argv += ["--name", name] if name else []
     # Every user of this machine can read a command line, but not another's environment.

@@ -449,6 +449,17 @@ def test_a_content_length_that_lies(port: int) -> None:
     assert (status, said["error"]["code"]) == (401, "auth")
 
 
+def test_who_announces_too_much_hears_it_at_once(port: int) -> None:
+    status, said = raw(port, "Content-Length: 999999999999\r\n", b"{")
+    assert (status, said["error"]["code"]) == (413, "too_large")
+
+
+def test_who_falls_silent_does_not_keep_the_connection(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "SILENCE_S", 0.2)
+    status, said = raw(port, "Content-Length: 20\r\n", b"{")
+    assert (status, said["error"]["code"]) == (400, "disconnected")
+
+
 def test_a_large_body_over_a_connection_gets_its_answer(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "MAX_BODY", 2**20)
     body = b"x" * (3 * 2**19)

@@ -12,7 +12,7 @@ from jsm_queue import processes, yielding
 from jsm_queue.cli import courtesy, doctor, workerchecks
 from jsm_queue.cli.checks import Check
 from jsm_queue.cli.main import app
-from jsm_queue.errors import SetupError
+from jsm_queue.errors import RequestError, SetupError
 
 GPU = {"device": "cuda:0", "name": "NVIDIA GeForce RTX 4060 Ti", "free": 15e9, "total": 17e9, "threads": 6}
 FOUND: dict[str, Any] = {
@@ -33,8 +33,21 @@ def test_durations(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["99999999999h", "", "soon", "2", "0h", "-1h", "2h later"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(SetupError, match="is no duration"):
+    with pytest.raises(RequestError, match="is no duration"):
         courtesy.duration(text)
+
+
+def test_an_end_has_no_period(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="contradict"):
+        courtesy.give_back("2h", True, tmp_path, False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["start", "yield", "doctor", "install-service"])
+def test_a_file_is_no_worker_s_folder(tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").touch()
+    done = CliRunner().invoke(app, ["worker", command, "--home", str(tmp_path / "file")])
+    assert isinstance(done.exception, SetupError) and "is a file" in done.exception.message
 
 
 def test_without_a_worker_the_word_waits_for_one(tmp_path: Path) -> None:
