@@ -55,7 +55,7 @@ def test_the_invite_travels_in_the_environment(
 def test_who_joined_knows_by_itself_where(
     became: list[tuple[list[str], dict[str, str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "settings", lambda: type("S", (), {"api_url": None, "home": tmp_path})())
-    assert workers.start(None, None, None, None) == 0
+    monkeypatch.setattr(workers, "settings", lambda: type("S", (), {"api_url": None})())
+    assert workers.start(None, None, tmp_path, None) == 0
     [(argv, _)] = became
-    assert "--api" not in argv and argv[-2:] == ["--home", str((tmp_path / "worker").resolve())]
+    assert "--api" not in argv and argv[-2:] == ["--home", str(tmp_path.resolve())]
