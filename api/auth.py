@@ -54,7 +54,7 @@ class Needs:
         if caller is not None and self.scopes & ALLOWS.get(caller.scope, {caller.scope}):
             return caller
         if self.scopes == {"worker"}:
-            raise no_worker()
+            raise no_worker() if caller is None or caller.scope not in PEOPLE else no_person()
         if caller is None or caller.scope not in PEOPLE:
             raise AuthError(
                 "The token is not valid", "Use the one in the home folder's admin.token, or ask for a new one"
@@ -89,6 +89,11 @@ INVITED = Joins()
 def no_worker() -> AuthError:
     """What a worker is told whose token is unknown, or who was removed."""
     return AuthError("No worker has this token", "Remove the worker's identity.json and join with a new invite")
+
+
+def no_person() -> AuthError:
+    """What people are told who ask as a worker does."""
+    return AuthError("This is for workers, and the token is a person's", "`jsm worker invite` lets a machine join")
 
 
 def identify(session: Session, token: str, now: float) -> Caller | None:

@@ -37,7 +37,12 @@ def connect() -> httpx.Client:
 
 
 def quoted(part: str) -> str:
-    """A part of a path as it is in a URL, whatever it holds: it never becomes two parts, nor none."""
+    """A part of a path as it is in a URL, whatever it holds: it never becomes two parts, nor none.
+
+    Raises NotFoundError for one with a slash, which servers see as two however it is written.
+    """
+    if "/" in part:
+        raise NotFoundError(f"{part!r} is no id, and no name that can be asked for", "Give the id, or its beginning")
     return quote(part, safe="", errors="surrogatepass").replace(".", "%2E") or "%20"
 
 

@@ -157,7 +157,8 @@ def jobs(study_id: str, state: str | None, as_json: bool) -> None:
 
 
 def _job_row(job: dict[str, Any]) -> list[str]:
-    progress = f"{job['position']}/{job['total']}" if job["total"] else ""
+    # of a job that is done it is how far its last heartbeat saw it
+    progress = f"{job['position']}/{job['total']}" if job["total"] and job["state"] != "done" else ""
     seconds = console.duration(job["seconds"]) if job["seconds"] is not None else ""
     note = console.escape(job["error"].splitlines()[0]) if job["error"] else "reused" if job["reused"] else ""
     return [

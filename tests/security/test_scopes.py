@@ -114,7 +114,9 @@ def test_a_worker_and_an_invite_are_no_people_and_people_no_workers(scene: Scene
         for path in ("/studies", "/workers", "/tokens"):
             assert scene.ask(token, "GET", path).status_code == 401
     for token in (scene.token, make(scene, "submit"), invite):
-        assert scene.ask(token, "GET", "/worker/broker").status_code == 401
+        refused = scene.ask(token, "GET", "/worker/broker")
+        assert refused.status_code == 401
+        assert ("a person's" in refused.json()["error"]["message"]) == (token != invite)
         assert scene.ask(token, "POST", "/workers/join", json={"name": "x"}).status_code in (
             (201,) if token == invite else (401,)
         )

@@ -123,3 +123,9 @@ def test_the_token_is_not_sent_through_a_proxy(monkeypatch: pytest.MonkeyPatch, 
     Server.replies["/y"] = (200, {})
     with client.client(str(api.base_url), "token") as again:
         assert client.call(again, "GET", "/y") == {}
+
+
+def test_a_name_with_a_slash_asks_for_nothing_else() -> None:
+    with pytest.raises(NotFoundError, match="no id") as caught:
+        client.quoted("../x")
+    assert "id" in caught.value.fix

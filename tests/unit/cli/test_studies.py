@@ -66,6 +66,13 @@ def test_the_jobs_table_says_how_the_last_try_ended(api: dict[str, Any], capsys:
     assert "crashed: killed by [signal] 9" in row
 
 
+def test_a_job_that_is_done_shows_no_way_that_is_left(api: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    api["listed"] = [job("done", position=1, total=4), job("active", position=3, total=7)]
+    studies.jobs("small", None, as_json=False)
+    shown = capsys.readouterr().out
+    assert "1/4" not in shown and "3/7" in shown
+
+
 def test_skipped_jobs_are_not_called_failed(api: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     api["jobs"] |= {"quarantined": 1, "skipped": 5, "total": 8}
     studies.show_studies([api])
