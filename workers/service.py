@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import plistlib
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ FINAL = (5, 6)  # exit statuses of a worker that was removed, or replaced by ano
 LOG_BYTES = 20_000_000  # of the Windows log, before it is put aside
 COMMAND_S = 60.0  # what the system's own programs may take
 TASKS = "http://schemas.microsoft.com/windows/2004/02/mit/task"
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 AGAIN = "PT5M"  # Task Scheduler starts what ended with any exit status only when it is due again
 
 
@@ -269,11 +271,15 @@ def _run(step: Step, path: Path) -> None:
 def prepared(given: argparse.Namespace) -> Service:
     """The service of these arguments. Joins the pool where that was not done and there is an invite in JSM_INVITE.
 
-    Raises JsmError: without identity and invite, and where a worker runs that is none of ours.
+    Raises JsmError: without identity and invite, where a worker runs that is none of ours, and for a name that would
+    be a line of its own in the service's file.
     """
     if given.api and not _is_address(given.api):
         raise SetupError(f"{given.api!r} is not an api's URL", "Write it like https://192.168.0.5:8080")
     home = given.home.resolve()
+    for word in (str(home), str(given.settings_home.resolve()), given.name):
+        if CONTROL.search(word):
+            raise SetupError(f"{word!r} holds a line break or the like, which no service can", "Give it another name")
     if not given.dry_run:
         if processes.find_leftover(home / "agent.pid") and not file_of(home, sys.platform).exists():
             raise SetupError(f"A worker already runs in {home}", "Stop it; the service starts it again")

@@ -143,6 +143,15 @@ def test_an_address_that_is_none_or_holds_a_password_is_refused(
     assert "is not an api's URL" in call(user, monkeypatch, capsys, "install", "--api", api)["message"]
 
 
+def test_a_name_is_no_further_line_of_the_unit(
+    user: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = call(
+        user, monkeypatch, capsys, "install", "--api", "https://pool", "--name", "pc\nExecStartPre=/bin/false"
+    )
+    assert "line break" in answer["message"] and told(user) == []
+
+
 def test_a_worker_that_runs_already_is_not_started_twice(
     user: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
