@@ -164,7 +164,14 @@ def a_runner_is_killed(m: Machines) -> bool:
         with suppress(psutil.NoSuchProcess):
             runner.kill()
     m.chaos.crashes[attempt.job] = 1
-    return m.over(attempt.id).reason == "crashed"
+    ended = m.over(attempt.id)
+    m.until(lambda: _is_closed(m, attempt.run), "the slot of a runner that was killed to be free")
+    return ended.reason == "crashed"
+
+
+def _is_closed(m: Machines, run: str) -> bool:
+    with reading(m.pool.store) as session:
+        return session.get_one(t.Run, run).state == "closed"
 
 
 @scene
