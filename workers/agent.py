@@ -13,6 +13,7 @@ claims from the api, runs in a slot's runner process, and delivers. This process
 An invite may be given as `JSM_INVITE` instead of `--invite`, which every user of the machine can read.
 """
 
+import _thread
 import argparse
 import logging
 import os
@@ -155,6 +156,10 @@ class Agent:
         return self.exit_code
 
     def _on_signal(self, **_: Any) -> None:
+        # A second signal may interrupt the handler of the first: it must wait for no lock, not even for a Thread's.
+        _thread.start_new_thread(self._leave_as_told, ())
+
+    def _leave_as_told(self) -> None:
         logger.info("leaving: told by a signal")
         self.leave()
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import wait_for
 from workers import agent, hardware
 from workers.hardware import Gpu
+from workers.identity import Identity
 
 
 @pytest.fixture(autouse=True)
@@ -73,3 +75,17 @@ def test_an_address_that_is_none_ends_the_start(
     monkeypatch.setattr(sys, "argv", ["agent", "--home", str(tmp_path), "--api", "127.0.0.1:8080"])
     assert agent.main() == 3
     assert "'127.0.0.1:8080' is not an api's URL" in caplog.text
+
+
+@pytest.mark.timeout(30)
+def test_a_signal_in_the_middle_of_another_s_handler_waits_for_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(agent.broker, "stop_consuming", ended.append)
+    worker = agent.Agent(tmp_path, Identity("a1b2c3d4", "token", api="http://127.0.0.1:9"), "pc")
+    with vars(worker.board.leaving)["_cond"], vars(worker.board.news)["_cond"]:  # as `Event.set` holds them
+        worker._on_signal()
+    worker._on_signal()
+    wait_for(lambda: ended == [0, 0], "the end")
+    assert worker.board.leaving.is_set()
