@@ -35,7 +35,7 @@ class JoinRequest(Message):
     A worker that chooses its `token` may ask again where the answer was lost: it is the same worker then.
     """
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
     token: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{43,128}$")] | None = None
 
 

@@ -81,7 +81,11 @@ def find(home: Path, api: str | None, invite: str | None, name: str, ca: str | N
 
 
 def _join(home: Path, api: str, token: str, name: str, ca: str | None) -> Identity:
-    client, request = Client(api, token, ca), JoinRequest(name=name, token=_chosen_token(home))
+    try:
+        request = JoinRequest(name=name, token=_chosen_token(home))
+    except ValueError as error:
+        raise SetupError(f"{name!r} is no name for a machine", "Give 1 to 64 characters on one line") from error
+    client = Client(api, token, ca)
     reply = _patiently(lambda: client.post("/v1/workers/join", request, JoinReply))
     identity = _keep(home, Identity(reply.worker, reply.token, _secret(), api, ca), None)
     (home / JOINING).unlink()

@@ -112,3 +112,9 @@ def test_the_password_stays_here(tmp_path: Path) -> None:
     assert who.broker_url(own) == "rediss://jsm-a1b2c3d4:p%2Fw@pc:6380/0"
     shared = BrokerReply(broker_url="redis://:all@127.0.0.1:1/0", queue="q")
     assert who.broker_url(shared) == shared.broker_url
+
+
+@pytest.mark.parametrize("name", ["", 65 * "q", "x\ny"])
+def test_a_name_that_no_table_could_show_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SetupError, match="is no name for a machine"):
+        identity.find(tmp_path, "http://127.0.0.1:9", "invite", name)
