@@ -79,8 +79,8 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
     limit = MAX_RESULT if RESULT.fullmatch(scope["path"]) else MAX_BODY
     pieces: list[bytes] = []
     size = 0
-    announced = dict(scope["headers"]).get(b"content-length", b"0")
-    while size <= 2 * limit and int(announced) <= 2 * limit:
+    announced = int(dict(scope["headers"]).get(b"content-length", b"0"))
+    while max(size, announced) <= 2 * limit:
         try:
             async with asyncio.timeout(SILENCE_S):
                 message = await receive()
@@ -96,7 +96,7 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
             pieces.clear()
         if not message.get("more_body", False):
             break
-    if size > limit or int(announced) > limit:
+    if max(size, announced) > limit:
         raise TooLargeError(f"The request is larger than {limit // 2**20} MiB")
     return b"".join(pieces)
 

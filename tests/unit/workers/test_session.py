@@ -1,6 +1,7 @@
 """Heartbeats of a session, against a pretended api."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,15 @@ MACHINE = Hardware(hardware_class="A", os="x", cpu="x", cores=1, memory_bytes=1)
 PLANS = [SlotPlan(0, "cpu", "cpu", 1), SlotPlan(1, "cpu", "cpu", 1)]
 
 
+def begun(answer: Callable[[httpx.Request], httpx.Response], board: Board, home: Path) -> Session:
+    """A session that said hello to an api which answers so."""
+    client = Client("http://api", "secret")
+    client._http = httpx.Client(base_url="http://api", transport=httpx.MockTransport(answer))
+    session = Session(client, board, PLANS, home, lambda _: None)
+    session.boot_id = "d4d4d4d4"
+    return session
+
+
 def test_who_leaves_says_that_no_slot_is_free(tmp_path: Path) -> None:
     beats: list[HeartbeatRequest] = []
 
@@ -25,11 +35,8 @@ def test_who_leaves_says_that_no_slot_is_free(tmp_path: Path) -> None:
         beats.append(HeartbeatRequest.model_validate_json(request.read()))
         return httpx.Response(200, json={"control_rev": 1})
 
-    client = Client("http://api", "secret")
-    client._http = httpx.Client(base_url="http://api", transport=httpx.MockTransport(answer))
     board = Board(PLANS)
-    session = Session(client, board, PLANS, tmp_path, lambda _: None)
-    session.boot_id = "d4d4d4d4"
+    session = begun(answer, board, tmp_path)
     session.start()
     wait_for(lambda: beats and all(slot.free for slot in beats[-1].slots), "a heartbeat")
     board.leave()
@@ -47,11 +54,8 @@ def test_the_last_word_is_goodbye(tmp_path: Path) -> None:
         heard.append(path)
         return httpx.Response(200, json={"control_rev": 1, "desired": {}})
 
-    client = Client("http://api", "secret")
-    client._http = httpx.Client(base_url="http://api", transport=httpx.MockTransport(answer))
     board = Board(PLANS)
-    session = Session(client, board, PLANS, tmp_path, lambda _: None)
-    session.boot_id = "d4d4d4d4"
+    session = begun(answer, board, tmp_path)
     session.start()
     wait_for(lambda: "heartbeat" in heard, "a heartbeat")
     board.leave()
@@ -70,12 +74,9 @@ def test_what_the_api_wants_of_the_worker_reaches_the_board(tmp_path: Path) -> N
         reply = {"control_rev": 1, "desired": {"a1a1a1a1": "run"}, "worker": "pause"}
         return httpx.Response(200, json=reply if request.url.path.endswith("/control") else {"control_rev": 1})
 
-    client = Client("http://api", "secret")
-    client._http = httpx.Client(base_url="http://api", transport=httpx.MockTransport(answer))
     board = Board(PLANS)
     held = board.begin("a1a1a1a1", 0)
-    session = Session(client, board, PLANS, tmp_path, lambda _: None)
-    session.boot_id = "d4d4d4d4"
+    session = begun(answer, board, tmp_path)
     session.start()
     wait_for(lambda: held and held.wish == "pause", "the pause")
     assert [slot.hold for slot in board.slot_reports({})] == [WORKER_PAUSED] * 2
