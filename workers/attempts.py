@@ -96,7 +96,7 @@ class Attempts:
                 with within(bell.label):
                     return self.client.post(f"/v1/runs/{bell.run}/claim", request, ClaimReply)
             except GoneError as error:
-                if request.boot_id == self.session.boot_id:
+                if self.session.is_current(request.boot_id):
                     raise
                 raise ConflictError(error.message) from error  # the store was restored: its offers are void
 

@@ -75,9 +75,8 @@ class Session:
         Each try has a boot id of its own, as the api may have taken one whose answer was lost.
         """
         self._machine = machine
-        self.boot_id = uuid.uuid4().hex
         request = HelloRequest(
-            boot_id=self.boot_id,
+            boot_id=uuid.uuid4().hex,
             hardware=machine,
             slots=self._slots(),
             undelivered=undelivered,
@@ -85,6 +84,7 @@ class Session:
         )
         reply = self._client.post("/v1/worker/hello", request, HelloReply)
         self._heartbeat_s = reply.heartbeat_s
+        self.boot_id = request.boot_id  # not before: the api refuses what another thread says by an id not yet taken
         return reply.drop
 
     def start(self) -> None:
@@ -110,52 +110,71 @@ class Session:
             self._client.tell("/v1/worker/leave", LeaveRequest(boot_id=self.boot_id), httpx.Timeout(LEAVE_S))
 
     def _heartbeat(self) -> None:
-        request = HeartbeatRequest(
-            boot_id=self.boot_id,
-            slots=self._slots(),
-            attempts=self._board.attempt_reports(),
-            disk_free=psutil.disk_usage(str(self._home)).free,
-        )
-        reply = self._asked(lambda: self._client.post("/v1/worker/heartbeat", request, HeartbeatReply))
-        self._on_unclaimed(reply.unclaimed)
+        def beat(boot_id: str) -> HeartbeatReply:
+            request = HeartbeatRequest(
+                boot_id=boot_id,
+                slots=self._slots(),
+                attempts=self._board.attempt_reports(),
+                disk_free=psutil.disk_usage(str(self._home)).free,
+            )
+            return self._client.post("/v1/worker/heartbeat", request, HeartbeatReply)
+
+        self._on_unclaimed(self._asked(beat).unclaimed)
 
     def _control(self) -> None:
         revision = -1
         while not self._board.leaving.is_set():
 
-            def ask(revision: int = revision) -> ControlReply:
-                query = {"boot_id": self.boot_id, "rev": revision}
-                return self._asked(lambda: self._client.get("/v1/worker/control", ControlReply, query))
+            def ask(boot_id: str, revision: int = revision) -> ControlReply:
+                return self._client.get("/v1/worker/control", ControlReply, {"boot_id": boot_id, "rev": revision})
 
-            reply = patiently(ask, self._board.leaving, _away("control"))
+            reply = patiently(lambda: self._asked(ask), self._board.leaving, _away("control"))
             revision = reply.control_rev
             self._board.obey(reply.desired, reply.worker)
 
-    def _asked(self, call: Callable[[], T]) -> T:
-        """Whatever the api refuses but a superseded session is tried again: a session never ends by an api's bug."""
+    def _asked(self, call: Callable[[str], T]) -> T:
+        """What `call` returns for this session's boot id. Only a superseded session ends, none by an api's bug."""
         boot_id = self.boot_id
         try:
-            return call()
+            return self._tried(lambda: call(boot_id))
         except EpochError as error:
             self._renew(boot_id, error)
             raise Unreachable(str(error)) from error
         except GoneError as error:
-            if boot_id != self.boot_id:  # another thread renewed the session meanwhile
-                raise Unreachable(str(error)) from error
-            raise
-        except AuthError:
+            if self.is_current(boot_id):
+                raise
+            raise Unreachable(str(error)) from error
+
+    def _tried(self, call: Callable[[], T]) -> T:
+        """Whatever the api refuses for no reason of the session's is to be tried again."""
+        try:
+            return call()
+        except (EpochError, GoneError, AuthError):
             raise
         except JsmError as error:
             self._board.leaving.wait(REFUSED_WAIT_S)
             raise Unreachable(str(error)) from error
 
-    def _renew(self, boot_id: str, why: EpochError) -> None:
-        """Say hello to a restored store, once. What runs goes on: its result counts where the store knows of it."""
+    def is_current(self, boot_id: str) -> bool:
+        """Whether the session still goes by this id. Waits while another thread says hello to a restored store."""
         with self._renewing:
-            if boot_id != self.boot_id or self._machine is None:
+            return boot_id == self.boot_id
+
+    def _renew(self, boot_id: str, why: EpochError) -> None:
+        """Say hello to a restored store, once. What runs goes on: its result counts where the store knows of it.
+
+        Until it is answered: the api may have taken a hello whose answer was lost, and knows the old id no more.
+        """
+        with self._renewing:
+            machine = self._machine
+            if boot_id != self.boot_id or machine is None:
                 return
             logger.warning("%s", why.message)
-            self.hello(self._machine, self._board.waiting())
+
+            def hello() -> list[str]:
+                return self._tried(lambda: self.hello(machine, self._board.waiting()))
+
+            patiently(hello, self._board.leaving, _away("hello"))
 
     def _slots(self) -> list[SlotReport]:
         return self._board.slot_reports(free_memory(self._plans))

@@ -90,6 +90,9 @@ def test_a_restored_store_gets_a_new_hello_and_what_runs_goes_on(tmp_path: Path)
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/hello"):
             hellos.append(HelloRequest.model_validate_json(request.read()))
+            if len(hellos) == 2:
+                time.sleep(0.05)  # time for the other thread to ask meanwhile
+                raise httpx.ReadError("the answer was lost", request=request)
             return httpx.Response(200, json={"drop": [], "lease_s": 60.0, "heartbeat_s": 0.01})
         control = request.url.path.endswith("/control")
         boot = (
@@ -112,11 +115,11 @@ def test_a_restored_store_gets_a_new_hello_and_what_runs_goes_on(tmp_path: Path)
     board.delivering("b2b2b2b2")
     session.start()
     restored.append(True)
-    wait_for(lambda: len(hellos) == 2, "the second hello")
-    wait_for(lambda: session.boot_id == hellos[1].boot_id, "the new session")
-    assert hellos[1].undelivered == ["b2b2b2b2"]
+    wait_for(lambda: len(hellos) == 3, "a hello whose answer arrives")
+    wait_for(lambda: session.boot_id == hellos[2].boot_id, "the new session")
+    assert hellos[2].undelivered == ["b2b2b2b2"]
     assert running and running.wish == "run"
     board.leave()
-    assert gone == [] and len(hellos) == 2
-    assert [hello.holds for hello in hellos] == [["ab" * 32]] * 2
+    assert gone == [] and len(hellos) == 3
+    assert [hello.holds for hello in hellos] == [["ab" * 32]] * 3
     assert hellos[0].slots[0].vram_total >= hellos[0].slots[0].vram_free > 0
