@@ -130,7 +130,7 @@ class Pool:
         arguments = ["--home", str(self.home / name), "--api", self.url, "--name", name]
         if not (self.home / name / "identity.json").exists():
             arguments += ["--invite", self.invite]
-        return self.start(name, ["-m", "workers.agent", *arguments], **environment)
+        return self.start(name, ["-m", "workers", *arguments], **environment)
 
     def start_core(self) -> None:
         """Valkey and the api; waits for it."""

@@ -1,4 +1,4 @@
-"""`python -m workers.agent --home DIR [--api URL]`: a machine's place in the pool.
+"""`python -m workers --home DIR [--api URL]`: a machine's place in the pool.
 
 It joins once, says hello, and then takes messages from its own queue: each is a doorbell for a run, which it
 claims from the api, runs in a slot's runner process, and delivers. This process never imports torch.
@@ -217,7 +217,7 @@ def joined(arguments: Sequence[str]) -> list[str]:
 
 def main() -> int:
     """The command line. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m workers.agent", description="Take part in a pool.")
+    parser = argparse.ArgumentParser(prog="python -m workers", description="Take part in a pool.")
     parser.add_argument("--home", type=Path, required=True, help="the worker's own folder")
     parser.add_argument("--api", help="the api's URL; without it the one at which this worker joined")
     parser.add_argument("--invite", help="a token of `jsm worker invite`; needed at the first start, or JSM_INVITE")
@@ -232,7 +232,3 @@ def main() -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

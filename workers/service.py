@@ -75,7 +75,7 @@ class Plan:
 
 def unit(service: Service) -> str:
     """The systemd user unit. Keys that judges need may be in <settings home>/worker.env, readable by you alone."""
-    argv = " ".join(map(_quoted, [service.python, "-m", "workers.agent", *service.arguments]))
+    argv = " ".join(map(_quoted, [service.python, "-m", "workers", *service.arguments]))
     home = service.settings_home
     return f"""[Unit]
 Description=jsm-queue worker
@@ -171,7 +171,7 @@ def plist(service: Service) -> bytes:
     return plistlib.dumps(
         {
             "Label": LABEL,
-            "ProgramArguments": [service.python, "-m", "workers.agent", *service.arguments],
+            "ProgramArguments": [service.python, "-m", "workers", *service.arguments],
             "EnvironmentVariables": {"JSM_HOME": str(service.settings_home)},
             "WorkingDirectory": str(service.settings_home),
             "RunAtLoad": True,
@@ -310,7 +310,7 @@ def run(service: Service) -> int:
         logs.put_aside(log, LOG_BYTES)
     with log.open("a", encoding="utf-8", buffering=1) as output:
         sys.stdout = sys.stderr = output
-        sys.argv = ["workers.agent", *service.arguments]
+        sys.argv = ["workers", *service.arguments]
         return agent.main()
 
 

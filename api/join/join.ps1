@@ -86,7 +86,7 @@
             '@rem Starts this machine''s worker; once it has joined it needs neither address nor invite.',
             '@set "JSM_HOME=%~dp0."',
             '@set PYTHONSAFEPATH=1',
-            '@"%~dp0venv\Scripts\python.exe" -m workers.agent --home "%~dp0worker" %*'
+            '@"%~dp0venv\Scripts\python.exe" -m workers --home "%~dp0worker" %*'
         )
         Say "installed. Later: $starter; or at every logon, after"
         Say "  `$env:JSM_HOME='$dir'; & '$dir\venv\Scripts\jsm.exe' worker install-service"

@@ -111,7 +111,7 @@ run() {
 #!/bin/sh
 # Starts this machine's worker; once it has joined it needs neither address nor invite.
 export JSM_HOME='$dir' PYTHONSAFEPATH=1 # where it is started from does not matter
-exec '$dir/venv/bin/python' -m workers.agent --home '$dir/worker' "\$@"
+exec '$dir/venv/bin/python' -m workers --home '$dir/worker' "\$@"
 END
     chmod 700 "$dir/start"
     say "installed. Later: $dir/start; or whenever you log in, after" \

@@ -304,7 +304,3 @@ def collect(
     from jsm_queue.cli import backup
 
     backup.collect(dry_run, json)
-
-
-if __name__ == "__main__":
-    main()

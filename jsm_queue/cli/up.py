@@ -80,7 +80,7 @@ class Pool:
 
     def start_worker(self) -> None:
         """Start the local worker. It joins anew where the pool does not know it any more."""
-        argv = [sys.executable, "-m", "workers.agent", "--home", str(self.home / "worker"), "--api", self.api_url]
+        argv = [sys.executable, "-m", "workers", "--home", str(self.home / "worker"), "--api", self.api_url]
         argv += ["--name", (platform.node() or "local")[:64]]
         log = self.supervisor.logs / "worker.log"
 

@@ -96,7 +96,7 @@ def start(api: str | None, token: str | None, folder: Path | None, name: str | N
 
     Raises SetupError for a folder that is none.
     """
-    argv = [sys.executable, "-m", "workers.agent", "--home", str(home.worker_folder(folder))]
+    argv = [sys.executable, "-m", "workers", "--home", str(home.worker_folder(folder))]
     argv += ["--api", url] if (url := api or settings().api_url) else []
     argv += ["--name", name] if name else []
     # Every user of this machine can read a command line, but not another's environment.

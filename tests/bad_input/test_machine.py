@@ -30,7 +30,7 @@ def run(argv: list[str], home: Path, **env: str) -> subprocess.CompletedProcess[
 
 
 def jsm(*arguments: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    return run(["jsm_queue.cli.main", *arguments], home, **env)
+    return run(["jsm_queue.cli", *arguments], home, **env)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_a_variable_that_cannot_be(here: Any, variable: str, value: str, words: 
     assert variable in said and words in said and "docs/settings.md" in said
 
 
-@pytest.mark.parametrize("program", ["api", "workers.agent --home w --api http://127.0.0.1:1"])
+@pytest.mark.parametrize("program", ["api", "workers --home w --api http://127.0.0.1:1"])
 def test_every_program_refuses_a_variable_that_cannot_be(tmp_path: Path, program: str) -> None:
     done = run(program.split(), tmp_path, JSM_API_PROT="1")
     assert (done.returncode, done.stderr.count("\n")) == (3, 1) and "is JSM_API_PORT meant?" in done.stderr

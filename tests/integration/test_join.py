@@ -54,7 +54,7 @@ class Server:
         self.home = home
         clean = {name: value for name, value in os.environ.items() if not name.startswith("JSM_")}
         self.env = clean | {"JSM_HOME": str(home), "JSM_LEASE_S": "5", "JSM_HEARTBEAT_S": "1", "JSM_OFFER_S": "5"}
-        argv = [sys.executable, "-m", "jsm_queue.cli.main", "serve", "--host", "127.0.0.1"]
+        argv = [sys.executable, "-m", "jsm_queue.cli", "serve", "--host", "127.0.0.1"]
         self.log = home.parent / "serve.log"
         with self.log.open("wb") as said:
             self.process = subprocess.Popen(argv, env=self.env, cwd=ROOT, stdout=said, stderr=said)
@@ -75,7 +75,7 @@ class Server:
         return endpoint is not None and endpoint.flower is not None
 
     def jsm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "jsm_queue.cli.main", *arguments]
+        argv = [sys.executable, "-m", "jsm_queue.cli", *arguments]
         return subprocess.run(argv, env=self.env, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
 
     def json(self, *arguments: str) -> Any:
@@ -263,7 +263,7 @@ def test_a_server_with_another_key_hears_nothing(server: Server, tmp_path: Path)
     said = Machine(tmp_path / "second").fails(line.replace(f".{fingerprint}", f".{other}"))
     assert "has another key than the invite says: nothing was sent" in said
     agent = subprocess.run(
-        [sys.executable, "-m", "workers.agent", "--home", str(tmp_path / "agent"), "--api", told["api"]],
+        [sys.executable, "-m", "workers", "--home", str(tmp_path / "agent"), "--api", told["api"]],
         env={**server.env, "JSM_HOME": str(tmp_path), "JSM_INVITE": told["invite"].replace(fingerprint, other)},
         cwd=ROOT,
         capture_output=True,

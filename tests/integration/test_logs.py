@@ -31,7 +31,7 @@ class Run:
 
 
 def jsm(pool: Pool, *arguments: str) -> subprocess.Popen[str]:
-    argv = [sys.executable, "-m", "jsm_queue.cli.main", *arguments]
+    argv = [sys.executable, "-m", "jsm_queue.cli", *arguments]
     told = {"JSM_API_URL": pool.url, "JSM_TOKEN": pool.token, "JSM_HOME": str(pool.home)}
     return subprocess.Popen(
         argv, env=os.environ | told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"

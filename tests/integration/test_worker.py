@@ -102,7 +102,7 @@ def test_a_worker_ends_while_the_api_is_away(pool: Pool, folder: Path) -> None:
 def test_jsm_worker_start_leaves_no_agent_behind(pool: Pool) -> None:
     invite = pool.http.post("/v1/workers/invites").json()["invite"]
     home = pool.home / "other"
-    arguments = ["-m", "jsm_queue.cli.main", "worker", "start", "--api", pool.url, "--home", str(home)]
+    arguments = ["-m", "jsm_queue.cli", "worker", "start", "--api", pool.url, "--home", str(home)]
     starter = pool.start("other", [*arguments, f"--invite={invite}"])
     wait_for(lambda: ": hello" in pool.log("other"), "the hello")
     agent = processes.find_leftover(home / "agent.pid")
@@ -137,7 +137,7 @@ def test_a_lost_queue_is_rung_again(pool: Pool, folder: Path) -> None:
 def test_a_home_has_one_agent(pool: Pool) -> None:
     wait_for(lambda: ": hello" in pool.log("agent"), "the first agent")
     second = processes.spawn(
-        [sys.executable, "-m", "workers.agent", "--home", str(pool.home / "agent"), "--api", pool.url],
+        [sys.executable, "-m", "workers", "--home", str(pool.home / "agent"), "--api", pool.url],
         pool.home / "second.log",
         pool.environment,
     )
@@ -162,7 +162,7 @@ def test_a_worker_that_the_pool_does_not_know_joins_anew(pool: Pool) -> None:
     home = pool.home / "stranger"
     home.mkdir()
     (home / "identity.json").write_text(json.dumps({"worker": "0123abcd", "token": "wrong"}), encoding="utf-8")
-    arguments = ["-m", "workers.agent", "--home", str(home), "--api", pool.url]
+    arguments = ["-m", "workers", "--home", str(home), "--api", pool.url]
     refused = pool.start("refused", arguments)
     assert refused.wait(30) == 5
     assert "Traceback" not in pool.log("refused")
@@ -173,7 +173,7 @@ def test_a_worker_that_the_pool_does_not_know_joins_anew(pool: Pool) -> None:
 
 def test_an_agent_without_pool_or_invite_says_what_to_do(tmp_path: Path) -> None:
     arguments = ["--home", str(tmp_path / "home"), "--api", "http://127.0.0.1:1"]
-    agent = processes.spawn([sys.executable, "-m", "workers.agent", *arguments], tmp_path / "log")
+    agent = processes.spawn([sys.executable, "-m", "workers", *arguments], tmp_path / "log")
     assert agent.wait(30) == 3
     said = (tmp_path / "log").read_text(encoding="utf-8")
     assert "has not joined a pool" in said and "Traceback" not in said

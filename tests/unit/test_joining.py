@@ -171,7 +171,7 @@ def test_pip_takes_the_wheel(tmp_path: Path) -> None:
     subprocess.run([*argv, str(wheel.wheel(tmp_path))], check=True)
     assert (target / "workers" / "provision.py").is_file() and (target / "api" / "join" / "join.sh").is_file()
     scripts = (target / f"jsm_queue-{wheel.version()}.dist-info" / "entry_points.txt").read_text(encoding="utf-8")
-    assert "jsm = jsm_queue.cli.main:main" in scripts
+    assert "jsm = jsm_queue.cli.__main__:main" in scripts
 
 
 def test_the_constraints_allow_every_build_of_torch() -> None:
@@ -221,7 +221,7 @@ def test_the_script_for_powershell_has_the_same_steps() -> None:
     text.encode("ascii")  # Windows PowerShell reads a downloaded script in a code page of its own
     for path in ("/v1/join", "/v1/join/wheel", "/v1/join/constraints"):
         assert f"'{path}'" in text and path in (SCRIPTS / "join.sh").read_text(encoding="utf-8")
-    for step in ("-m', 'venv'", "--force-reinstall", "workers.provision", "workers.agent", "Get-Jsm"):
+    for step in ("-m', 'venv'", "--force-reinstall", "workers.provision", "-m workers ", "Get-Jsm"):
         assert step in text
     code = re.sub(r"'[^'\n]*'|\"[^\"\n]*\"|#.*", "", text)
     assert "'" not in code and '"' not in code

@@ -22,7 +22,7 @@ WITH_DATA = [*(name for name in STUDIES if name != "watch"), *OTHERS, "worker li
 def jsm(*arguments: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("JSM_")}
     return subprocess.run(
-        [sys.executable, "-m", "jsm_queue.cli.main", *arguments],
+        [sys.executable, "-m", "jsm_queue.cli", *arguments],
         capture_output=True,
         encoding="utf-8",
         env={**clean, "JSM_HOME": str(home), **env},

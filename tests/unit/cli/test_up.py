@@ -36,7 +36,7 @@ class Up:
         self.process = self.start()
 
     def start(self) -> subprocess.Popen[str]:
-        argv = [sys.executable, "-m", "jsm_queue.cli.main", "up"]
+        argv = [sys.executable, "-m", "jsm_queue.cli", "up"]
         self.process = subprocess.Popen(
             argv, env=self.env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
         )
@@ -51,7 +51,7 @@ class Up:
         return any(worker["live"] for worker in self.json("worker", "list")["workers"])
 
     def jsm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "jsm_queue.cli.main", *arguments]
+        argv = [sys.executable, "-m", "jsm_queue.cli", *arguments]
         return subprocess.run(argv, env=self.env, cwd=ROOT, capture_output=True, encoding="utf-8")
 
     def json(self, *arguments: str) -> Any:

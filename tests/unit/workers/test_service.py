@@ -197,7 +197,7 @@ def test_the_windows_task_has_what_its_schema_wants() -> None:
 
 def test_the_macos_agent_is_one_that_launchd_reads(tmp_path: Path) -> None:
     found = plistlib.loads(service.plist(UGLY))
-    assert found["ProgramArguments"][:3] == [UGLY.python, "-m", "workers.agent"]
+    assert found["ProgramArguments"][:3] == [UGLY.python, "-m", "workers"]
     assert found["RunAtLoad"] and found["KeepAlive"] == {"SuccessfulExit": False}
     assert found["EnvironmentVariables"] == {"JSM_HOME": str(UGLY.settings_home)}
 

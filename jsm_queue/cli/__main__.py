@@ -1,0 +1,14 @@
+"""The program `jsm`, and `python -m jsm_queue.cli`: what `jsm_queue.cli.main` says."""
+
+from jsm_queue.interrupts import end_at_once
+
+
+def main() -> None:
+    """Ends the process with a status."""
+    with end_at_once():
+        from jsm_queue.cli import main as commands
+    commands.main()
+
+
+if __name__ == "__main__":
+    main()

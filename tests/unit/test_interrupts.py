@@ -1,0 +1,43 @@
+"""Ctrl-C while a program's modules load."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+INTERRUPTED = """
+import os, signal
+from jsm_queue.interrupts import end_at_once
+{before}
+with end_at_once():
+    os.kill(os.getpid(), signal.SIGINT)
+print("goes on")
+"""
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a signal to oneself is none")
+def test_ctrl_c_meanwhile_ends_the_process_without_a_word() -> None:
+    done = run(INTERRUPTED.format(before=""))
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_who_ignores_ctrl_c_goes_on_ignoring_it() -> None:
+    done = run(INTERRUPTED.format(before="signal.signal(signal.SIGINT, signal.SIG_IGN)"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "goes on\n", "")
+
+
+def test_afterwards_it_is_as_before() -> None:
+    code = "import signal; from jsm_queue.interrupts import end_at_once\nwith end_at_once(): pass\n"
+    done = run(code + "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("program", ["workers.__main__", "jsm_queue.cli.__main__"])
+def test_a_program_loads_nothing_before_it_is_safe(program: str) -> None:
+    done = run(f"import {program}, sys; print(sorted({{'celery', 'typer', 'httpx'}} & set(sys.modules)))")
+    assert done.stdout == "[]\n", done.stderr
