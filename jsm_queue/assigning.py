@@ -250,9 +250,12 @@ def _busy_s(
 
 
 def remaining(whole: float, elapsed: float, began_at: int, position: int, total: int) -> float:
-    """Seconds that an attempt still takes that was thought to take `whole`: at its own pace once it is far enough."""
-    if total > began_at and position - began_at >= FAR * (total - began_at):
-        return elapsed * (total - position) / (position - began_at)
+    """Seconds that an attempt still takes that was thought to take `whole`: at its own pace once it is far enough, or
+    has taken longer than was thought.
+    """
+    done, all_of_it = position - began_at, total - began_at
+    if done > 0 and (done >= FAR * all_of_it or elapsed >= whole):
+        return elapsed * (total - position) / done
     return max(whole - elapsed, LEAST_LEFT * elapsed)
 
 

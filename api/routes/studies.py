@@ -83,7 +83,8 @@ def list_studies(ctx: Ctx) -> dict[str, Any]:
 def show_study(ctx: Ctx, study_id: str) -> dict[str, Any]:
     """One study with its spec, its inputs and its verdicts. `waiting_for`: what the pool lacks for it to go on.
 
-    `eta_s`: about how many seconds its jobs known so far still take the slots that are here; null: nobody knows.
+    `eta_s`: about how many seconds its jobs known so far still take the slots that are here, without those that stand
+    still; null: nobody knows.
     """
     with reading(ctx.engine) as session:
         study = queries.find_study(session, study_id)
@@ -106,7 +107,8 @@ def list_jobs(
 ) -> dict[str, Any]:
     """A page of a study's jobs. `next` is the `after` of the next page, null at the end.
 
-    `ended`: reason and message of the attempt that ended last; null for a job that is done or has none such.
+    `ended`: reason and message of the attempt that ended last; null for a job that is done or has none such. `paused`:
+    why one that is active stands still; null: it runs.
     """
     with reading(ctx.engine) as session:
         study = queries.find_study(session, study_id)

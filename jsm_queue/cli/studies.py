@@ -160,7 +160,8 @@ def _job_row(job: dict[str, Any]) -> list[str]:
     # of a job that is done it is how far its last heartbeat saw it
     progress = f"{job['position']}/{job['total']}" if job["total"] and job["state"] != "done" else ""
     seconds = console.duration(job["seconds"]) if job["seconds"] is not None else ""
-    note = console.escape(job["error"].splitlines()[0]) if job["error"] else "reused" if job["reused"] else ""
+    note = job["error"].splitlines()[0] if job["error"] else "reused" if job["reused"] else ""
+    note = f"stands still: {job['paused']}" if job["paused"] else note
     return [
         job["id"][:SHORT],
         job["state"],
@@ -169,7 +170,7 @@ def _job_row(job: dict[str, Any]) -> list[str]:
         progress,
         seconds,
         console.escape(view.last_end(job)),
-        note,
+        console.escape(note),
     ]
 
 

@@ -166,6 +166,8 @@ def running_line(job: Mapping[str, Any]) -> Text:
         text.append(f"  {wording.count(metrics['tokens_per_second'])} tok/s")
     if "loss" in metrics:
         text.append(f"  loss {metrics['loss']:.2f}")
+    if job.get("paused"):
+        text.append(f"  stands still: {job['paused']}", style="yellow")
     if job.get("ended"):
         text.append(f"  again, after {last_end(job)}", style="yellow")
     return text
@@ -191,11 +193,10 @@ def finished_line(job: Mapping[str, Any]) -> Text:
 def total_line(now: Snapshot, reused: int, seconds: float) -> Text:
     """How many of the jobs known so far are done, and what nothing goes on without."""
     counts = now.study["jobs"]
-    parts = [
-        f"{counts['done']} of {counts['total']} jobs done",
-        f"{counts['active']} running",
-        f"{reused} reused",
-    ]
+    still = sum(bool(job.get("paused")) for job in now.jobs)
+    parts = [f"{counts['done']} of {counts['total']} jobs done", f"{counts['active'] - still} running"]
+    parts += [f"{still} standing still"] if still else []
+    parts.append(f"{reused} reused")
     parts += [f"{count} {what}" for what, count in lost(counts).items() if count]
     if now.study.get("waiting_for"):
         parts.append(f"waiting for {now.study['waiting_for']}")

@@ -34,7 +34,8 @@ class Pool:
         self.costs = costs
         self.kept = {slot.worker for slot in slots if slot.exclusive_run}
         self.free: Mask = np.array([s.free and s.worker not in self.kept for s in self.slots], dtype=bool)
-        self.wait: Values = np.array([_wait(s, s.worker in self.kept) for s in self.slots], dtype=float)
+        waits = [np.inf if s.worker in self.kept else free_in(s) for s in self.slots]
+        self.wait: Values = np.array(waits, dtype=float)
         self.gpu: Mask = np.array([slot.kind == "gpu" for slot in self.slots], dtype=bool)
         with_gpus = {slot.worker for slot in self.slots if slot.kind == "gpu"}
         self.beside_gpu: Mask = np.array([slot.worker in with_gpus for slot in self.slots], dtype=bool)
@@ -161,8 +162,9 @@ def _most(speeds: Sequence[SlotClass], gpu: bool) -> SlotClass:
     return min(counts, key=lambda speed: (-counts[speed], speed.name))
 
 
-def _wait(slot: OpenSlot, kept: bool) -> float:
-    if kept or slot.hold is not None:
+def free_in(slot: OpenSlot) -> float:
+    """Seconds until its run is over; inf where nobody knows, as while its owner keeps it."""
+    if slot.hold is not None:
         return np.inf
     if slot.free:
         return 0.0

@@ -64,15 +64,16 @@ def _job_row(
         "position": attempt.position if attempt else 0,
         "total": attempt.total if attempt else 0,
         "metrics": (attempt.metrics or {}) if attempt else {},
+        "paused": attempt.paused if attempt and job.state == "active" else None,
         "seconds": attempt.ended_at - started if attempt and attempt.ended_at and started else None,
     }
 
 
 def _latest_attempts(session: Session, jobs: Sequence[str]) -> dict[str, Row[Any]]:
-    """Job id → (job, worker, position, total, metrics, started_at, ended_at) of its latest attempt."""
+    """Job id → (job, worker, position, total, metrics, paused, started_at, ended_at) of its latest attempt."""
     a = t.Attempt
     query = (
-        select(a.job, a.worker, a.position, a.total, a.metrics, a.started_at, a.ended_at)  # type: ignore[call-overload]
+        select(a.job, a.worker, a.position, a.total, a.metrics, a.paused, a.started_at, a.ended_at)  # type: ignore[call-overload]
         .where(col(a.job).in_(jobs))
         .order_by(col(a.offered_at))
     )

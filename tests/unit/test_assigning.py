@@ -14,7 +14,7 @@ from jsm_queue.lifecycle import jobs
 from jsm_queue.scheduler import Offer
 from jsm_queue.settings import Settings
 from jsm_queue.store import costs as samples
-from jsm_queue.store import queries, works
+from jsm_queue.store import pages, queries, works
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading, writing
 from tests.unit.studies import inputs, sha, spec
@@ -129,14 +129,16 @@ def test_a_slot_says_when_it_will_be_free(engine: Engine, study: str) -> None:
 @pytest.mark.parametrize(
     ("whole", "elapsed", "at", "left"),
     [(100.0, 30.0, (0, 0, 0), 70.0), (100.0, 500.0, (0, 0, 0), 100.0), (100.0, 60.0, (0, 30, 40), 20.0),
-     (100.0, 60.0, (20, 30, 40), 60.0), (100.0, 60.0, (0, 1, 40), 40.0)],
+     (100.0, 60.0, (20, 30, 40), 60.0), (100.0, 60.0, (0, 1, 40), 40.0), (30.0, 60.0, (0, 5, 1200), 14340.0)],
 )  # fmt: skip
 def test_how_long_a_run_still_takes(whole: float, elapsed: float, at: tuple[int, int, int], left: float) -> None:
     assert remaining(whole, elapsed, *at) == pytest.approx(left)
 
 
-def beat(engine: Engine, attempt: str, position: int, now: float, lease_s: float = 60.0) -> None:
-    report = protocol.AttemptReport(attempt=attempt, phase="running", position=position, total=100)
+def beat(
+    engine: Engine, attempt: str, position: int, now: float, lease_s: float = 60.0, paused: str | None = None
+) -> None:
+    report = protocol.AttemptReport(attempt=attempt, phase="running", position=position, total=100, paused=paused)
     request = protocol.HeartbeatRequest(boot_id=BOOT, slots=[slot(free=False)], attempts=[report])
     with writing(engine) as session:
         lifecycle.heartbeat(session, session.get_one(t.Worker, "w"), request, lease_s, now)
@@ -293,6 +295,36 @@ def test_a_study_says_how_long_it_still_takes(engine: Engine, study: str) -> Non
     with reading(engine) as session:
         both = eta.seconds_left(session, session.get_one(t.Study, study), NOW)
     assert alone and both and both == pytest.approx(alone / 2)
+
+
+def seconds_left(engine: Engine, study: str, now: float = NOW) -> float | None:
+    with reading(engine) as session:
+        return eta.seconds_left(session, session.get_one(t.Study, study), now)
+
+
+def test_of_what_runs_only_the_rest_is_left(engine: Engine, study: str) -> None:
+    join(engine, "w", slot(), slot(1, "cpu", vram_total=64 * GB, vram_free=64 * GB))
+    before = seconds_left(engine, study)
+    attempt = start(engine, ready(engine)[0].id, attempt="a1a1a1a1", now=NOW)
+    beat(engine, attempt, 50, NOW + 4000)
+    begun, later = seconds_left(engine, study, NOW), seconds_left(engine, study, NOW + 4000)
+    assert before and begun and later and begun < 1.2 * before
+    beat(engine, attempt, 99, NOW + 4000)
+    nearly = seconds_left(engine, study, NOW + 4000)
+    assert nearly and later - nearly == pytest.approx(1.15 * (4000 - 4000 / 99), rel=0.01)
+
+
+def test_nobody_knows_when_a_job_ends_that_stands_still(engine: Engine, study: str) -> None:
+    """Nor when the slot on which it does takes others."""
+    join(engine, "w", slot(), slot(1, "cpu", vram_total=64 * GB, vram_free=64 * GB))
+    attempt = start(engine, ready(engine)[0].id, attempt="a1a1a1a1", now=NOW)
+    beat(engine, attempt, 50, NOW + 40)
+    assert seconds_left(engine, study, NOW + 40)
+    beat(engine, attempt, 50, NOW + 40, paused="on battery")
+    assert seconds_left(engine, study, NOW + 40) is None
+    with reading(engine) as session:
+        (row,) = pages.job_rows(session, study, "active", "", 9)
+    assert row["paused"] == "on battery"
 
 
 def test_a_judge_that_is_away_is_asked_again_later_and_not_until_quarantine(engine: Engine, study: str) -> None:

@@ -16,7 +16,8 @@ ADVICE = "2 jobs failed for good; to try them again give the study another name 
 
 
 def job(state: str, **more: Any) -> dict[str, Any]:
-    plain = {"stage": "scale", "label": f"train {state}", "position": 0, "total": 0, "seconds": None, "error": None}
+    plain = {"stage": "scale", "label": f"train {state}", "position": 0, "total": 0, "seconds": None}
+    plain |= {"error": None, "paused": None}
     return plain | {"id": state * 4, "state": state, "reused": False, "metrics": {}, "ended": None} | more
 
 

@@ -118,6 +118,15 @@ def test_an_ended_study_says_how_to_try_again_what_it_lost(lost: list[str], said
     assert view.lost_line(snapshot(jobs, state="running").study, "study.yaml") is None
 
 
+def test_what_stands_still_does_not_run() -> None:
+    now = snapshot([job("1", "active"), job("2", "active", paused="on battery")], state="running")
+    assert [line.plain.endswith("stands still: on battery") for line in map(view.running_line, now.jobs)] == [
+        False,
+        True,
+    ]
+    assert "1 running · 1 standing still" in view.total_line(now, 0, 1).plain
+
+
 def test_an_ended_study_that_lost_nothing_says_nothing() -> None:
     assert view.lost_line(snapshot([job("1", "done")], state="ended").study, "study.yaml") is None
 
