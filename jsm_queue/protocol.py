@@ -4,12 +4,23 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, FiniteFloat, StringConstraints, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    FiniteFloat,
+    StringConstraints,
+    field_validator,
+)
 
 from jsm_queue.kinds import FileName, Sha
 
 Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f][0-9a-f-]{7,63}$")]
 Role = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]{0,31}$")]
+Name = Annotated[str, StringConstraints(max_length=128)]
+Reason = Annotated[str, StringConstraints(max_length=200)]
 Desired = Literal["run", "pause", "release", "stop"]
 WorkerWish = Literal["run", "pause", "drain"]
 EndReason = Literal["crashed", "stalled", "oom", "released", "disk", "cancelled", "error", "lost"]
@@ -48,6 +59,12 @@ class JoinReply(Message):
     queue: str
 
 
+def _refuse_twice(what: str, keys: Iterable[Any]) -> None:
+    twice = next((key for key, count in Counter(keys).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"{what} {twice!r} comes more than once")
+
+
 class SlotReport(Message):
     """One slot. `kind` is "gpu" or "cpu"; `vram_free` in bytes (system memory for a CPU slot).
 
@@ -58,13 +75,22 @@ class SlotReport(Message):
 
     idx: int = Field(ge=0, le=63)
     kind: Literal["gpu", "cpu"]
-    device: str = Field(max_length=128, description='"cpu", "cuda:0"')
+    device: Name = Field(description='"cpu", "cuda:0"')
     vram_free: int = Field(ge=0, le=LARGEST)
     vram_total: int = Field(default=0, ge=0, le=LARGEST)
     free: bool
-    hold: Annotated[str, StringConstraints(max_length=200)] | None = None
+    hold: Reason | None = None
     run: Id | None = None
-    warm_base: str | None = None
+    warm_base: Name | None = None
+
+
+def _each_once(slots: list[SlotReport]) -> list[SlotReport]:
+    _refuse_twice("slot", (slot.idx for slot in slots))
+    return slots
+
+
+Slots = Annotated[list[SlotReport], Field(min_length=1, max_length=64), AfterValidator(_each_once)]
+"""All that the worker has."""
 
 
 class Hardware(Message):
@@ -74,15 +100,15 @@ class Hardware(Message):
     many trainings of one base its engine trains at once.
     """
 
-    hardware_class: str = Field(max_length=128)
+    hardware_class: Name
     os: str = Field(max_length=64)
-    cpu: str = Field(max_length=128)
+    cpu: Name
     cores: int = Field(ge=0, le=LARGEST)
     memory_bytes: int = Field(ge=0, le=LARGEST)
-    gpus: list[str] = Field(default_factory=list, max_length=64)
-    packages: dict[str, str] = Field(default_factory=dict, max_length=100)
+    gpus: list[Name] = Field(default_factory=list, max_length=64)
+    packages: dict[Name, Name] = Field(default_factory=dict, max_length=100)
     driver: str | None = Field(default=None, max_length=64)
-    lacks: dict[str, Annotated[str, StringConstraints(max_length=500)]] = Field(default_factory=dict, max_length=32)
+    lacks: dict[Name, Annotated[str, StringConstraints(max_length=500)]] = Field(default_factory=dict, max_length=32)
     fuses: int = Field(default=1, ge=1, le=64)
 
 
@@ -91,7 +117,7 @@ class HelloRequest(Message):
 
     boot_id: Id
     hardware: Hardware
-    slots: Annotated[list[SlotReport], Field(min_length=1, max_length=64)]
+    slots: Slots
     undelivered: Annotated[list[Id], Field(max_length=1000)] = []
     """attempts whose results are whole on the worker's disk"""
     holds: Annotated[list[Sha], Field(max_length=4096)] = []
@@ -116,15 +142,15 @@ class AttemptReport(Message):
     phase: Phase
     position: int = Field(default=0, ge=0, le=LARGEST)
     total: int = Field(default=0, ge=0, le=LARGEST)
-    metrics: Annotated[dict[str, FiniteFloat], Field(max_length=16)] = {}
-    paused: Annotated[str, StringConstraints(max_length=200)] | None = None
+    metrics: Annotated[dict[Name, FiniteFloat], Field(max_length=16)] = {}
+    paused: Reason | None = None
 
 
 class HeartbeatRequest(Message):
     """POST /v1/worker/heartbeat: all slots and attempts at once."""
 
     boot_id: Id
-    slots: Annotated[list[SlotReport], Field(min_length=1, max_length=64)]
+    slots: Slots
     attempts: Annotated[list[AttemptReport], Field(max_length=1064)] = []
     disk_free: int | None = Field(default=None, ge=0, le=LARGEST, description="bytes that the worker can still write")
 
@@ -232,7 +258,7 @@ class ResultRequest(Message):
     """
 
     records: Annotated[list[RecordIn], Field(max_length=1_000_000), FailFast()] = []
-    metrics: Annotated[dict[str, FiniteFloat], Field(max_length=200)] = {}
+    metrics: Annotated[dict[Name, FiniteFloat], Field(max_length=200)] = {}
     artifacts: Annotated[list[ArtifactIn], Field(max_length=64)] = []
     provenance: dict[str, Any] = {}
 
@@ -247,12 +273,6 @@ class ResultRequest(Message):
     def _one_file_a_role(cls, artifacts: list[ArtifactIn]) -> list[ArtifactIn]:
         _refuse_twice("artifact", (artifact.role for artifact in artifacts))
         return artifacts
-
-
-def _refuse_twice(what: str, keys: Iterable[Any]) -> None:
-    twice = next((key for key, count in Counter(keys).items() if count > 1), None)
-    if twice is not None:
-        raise ValueError(f"{what} {twice!r} comes more than once")
 
 
 class ResultReply(Message):

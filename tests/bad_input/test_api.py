@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -292,27 +293,49 @@ def test_a_range_of_the_file(client: TestClient, artifact: str, wanted: str, tex
 
 def test_every_whole_number_that_is_sent_has_bounds(client: TestClient) -> None:
     """Without them a column, a file or a JSON reader meets a number that it cannot hold."""
-    schema = client.get("/openapi.json").json()
     boundless = [
-        f"{method} {path}: {where}"
-        for path, methods in schema["paths"].items()
-        for method, route in methods.items()
-        for where, found in whole_numbers([route.get("parameters"), route.get("requestBody")], schema)
+        where
+        for where, found in sent(client, "integer", ["parameters", "requestBody"])
         if not ({"maximum", "exclusiveMaximum"} & found.keys() and {"minimum", "exclusiveMinimum"} & found.keys())
     ]
     assert boundless == []
 
 
-def whole_numbers(part: Any, schema: dict[str, Any], where: str = "", seen: tuple[str, ...] = ()) -> Iterator[Any]:
-    """Each integer's place and schema, below references too."""
+def test_every_text_that_is_sent_has_a_limit(client: TestClient) -> None:
+    """In a body; addresses have the server's. A pattern has one too: its last part repeats so many times at most."""
+    boundless = [where for where, found in sent(client, "string", ["requestBody"]) if not limited(found)]
+    assert boundless == []
+
+
+def limited(text: dict[str, Any]) -> bool:
+    ends = re.search(r"(\{\d+(,\d+)?\}|[^+*\])}])\$$", text.get("pattern", ""))
+    return bool({"maxLength", "enum", "const"} & text.keys() or ends)
+
+
+def sent(client: TestClient, kind: str, within: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each place in a request of any route where that kind of value stands, and its schema."""
+    schema = client.get("/openapi.json").json()
+    for path, methods in schema["paths"].items():
+        for method, route in methods.items():
+            for where, found in of_kind(kind, [route.get(part) for part in within], schema):
+                yield f"{method} {path}: {where}", found
+
+
+def of_kind(
+    kind: str, part: Any, schema: dict[str, Any], where: str = "", seen: tuple[str, ...] = ()
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Below references too, and the keys of objects, which are texts."""
     if isinstance(part, dict):
-        if part.get("type") == "integer":
+        if part.get("type") == kind:
             yield where, part
+        if kind == "string" and isinstance(part.get("additionalProperties"), dict):
+            yield f"{where}.keys", part.get("propertyNames", {})
         if (name := part.get("$ref")) and name not in seen:
             target = schema["components"]["schemas"][name.rpartition("/")[2]]
-            yield from whole_numbers(target, schema, f"{where}.{name}", (*seen, name))
+            yield from of_kind(kind, target, schema, f"{where}.{name}", (*seen, name))
     for key, below in part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ():
-        yield from whole_numbers(below, schema, f"{where}.{key}", seen)
+        if key != "propertyNames":
+            yield from of_kind(kind, below, schema, f"{where}.{key}", seen)
 
 
 @pytest.mark.parametrize("offset", [2**22 + 1, 2**53, 2**63 - 1, 2**63, 10**40])
@@ -326,6 +349,14 @@ def test_a_report_of_a_place_that_is_none(client: TestClient, position: Any) -> 
     slot = {"idx": 0, "kind": "cpu", "device": "cpu", "vram_free": 0, "free": True}
     body = {"boot_id": "b0b0b0b0", "slots": [slot], "attempts": [report]}
     refused(client.post("/v1/worker/heartbeat", json=body, headers=WORKER), 422, "invalid")
+
+
+def test_a_slot_that_is_named_twice(client: TestClient) -> None:
+    slot = {"idx": 0, "kind": "cpu", "device": "cpu", "vram_free": 0, "free": True}
+    body = {"boot_id": "b0b0b0b0", "slots": [slot, slot]}
+    assert "slot 0 comes more than once" in refused(
+        client.post("/v1/worker/heartbeat", json=body, headers=WORKER), 422, "invalid"
+    )
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "1000000000", "ten", "1.5", "", "9" * 5000, "NaN"])
