@@ -103,6 +103,11 @@ def _keep(home: Path, identity: Identity, before: Identity | None) -> Identity:
     return identity
 
 
+def is_there(home: Path) -> bool:
+    """Whether this worker joined a pool."""
+    return (home / "identity.json").exists()
+
+
 def _load(home: Path) -> Identity | None:
     file = home / "identity.json"
     if not file.exists():
@@ -125,8 +130,8 @@ def _chosen_token(home: Path) -> str:
 
 
 def _split(invite: str) -> tuple[str, str | None]:
-    """Token and fingerprint."""
-    token, _, fingerprint = invite.partition(".")
+    """Token and fingerprint, whatever blanks were copied with them."""
+    token, _, fingerprint = invite.strip().partition(".")
     return token, fingerprint or None
 
 

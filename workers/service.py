@@ -315,7 +315,9 @@ def run(service: Service) -> int:
 
 
 def main() -> int:
-    """Returns the exit status. install and uninstall say {"path", "content", "commands"} or {"message", "fix"}."""
+    """Returns the exit status. install and uninstall say {"message", "fix"}, or what they did:
+    {"path", "content", "commands"}, whether there was a service before (`existed`), and whether this worker `joined`.
+    """
     parser = argparse.ArgumentParser(prog="python -m workers.service")
     parser.add_argument("verb", choices=("install", "uninstall", "run"))
     parser.add_argument("--home", type=Path, required=True)
@@ -331,6 +333,7 @@ def main() -> int:
         plan = (
             installing(prepared(given), sys.platform) if install else uninstalling(given.home.resolve(), sys.platform)
         )
+        existed = plan.path.exists()
         if not given.dry_run:
             carry_out(plan)
     except JsmError as error:
@@ -338,7 +341,9 @@ def main() -> int:
         return error.exit_code
     content = None if plan.content is None else plan.content.decode("utf-16" if sys.platform == "win32" else "utf-8")
     commands = [list(step.argv) for step in plan.steps]
-    print(json.dumps({"path": str(plan.path), "content": content, "commands": commands}))
+    joined = identity.is_there(given.home)
+    answer = {"path": str(plan.path), "content": content, "commands": commands, "joined": joined, "existed": existed}
+    print(json.dumps(answer))
     return 0
 
 

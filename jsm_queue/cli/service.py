@@ -27,15 +27,19 @@ def run(verb: str, api: str | None, home: Path | None, name: str | None, dry_run
     if "message" in answer:
         raise SetupError(answer["message"], answer["fix"])
     if dry_run:
-        show(answer)
+        show(verb, answer)
+    elif not answer["existed"] and verb == "uninstall":
+        console.out.print(f"there is no service of a worker here: {console.escape(answer['path'])} does not exist")
     elif verb == "install":
         console.out.print(f"the worker runs from now on and starts when you log in: {console.escape(answer['path'])}")
     else:
         console.out.print("the worker is no service any more; its folder stays, and `jsm worker start` still works")
 
 
-def show(answer: dict) -> None:
+def show(verb: str, answer: dict) -> None:
     """What would be written and run."""
+    if verb == "install" and not answer["joined"]:
+        console.out.print("# first: join a pool, with --api URL and an invite in JSM_INVITE")
     words = "would be removed" if answer["content"] is None else "would be written"
     console.out.print(f"# {console.escape(answer['path'])} {words}")
     if answer["content"] is not None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from jsm_queue import acl, broker, logs, processes
 from jsm_queue.cli import client, console, lan
@@ -36,6 +37,7 @@ from jsm_queue.settings import Settings, settings
 TICK_S = 0.5  # between two looks at the parts
 START_S = 60.0  # until the api answers or a worker is seen: importing takes seconds on a slow disk
 DOWN_S = 30.0  # what `jsm down` waits before it kills
+LAST_S = 5.0  # and for a process that has let go of everything
 DEFAULT_PORTS = {"api": 8080, "flower": 5555, "valkey": 6379, "broker": 6380}
 LOOPBACK = lan.LOOPBACK
 LOOPBACK_OF = {"0.0.0.0": LOOPBACK, "::": "::1"}  # who listens on all addresses can be reached there
@@ -363,6 +365,9 @@ def down() -> None:
                 processes.kill_tree(endpoint.pid)
             break
         time.sleep(0.1)
+    if endpoint:  # it let go of the folder, and is on its last instructions
+        with suppress(psutil.Error):
+            psutil.Process(endpoint.pid).wait(LAST_S)
     (folder / "stop").unlink(missing_ok=True)
     console.out.print("stopped")
 

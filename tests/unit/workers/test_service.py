@@ -80,7 +80,7 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
 def test_the_unit_quotes_what_means_something_to_systemd() -> None:
     text = service.unit(UGLY)
     assert r'"--home" "/home/a/100%% \"jsm\"/worker"' in text
-    assert 'ExecStart="/opt/my venv/bin/python" "-m" "workers.agent"' in text
+    assert 'ExecStart="/opt/my venv/bin/python" "-m" "workers"' in text
     assert 'Environment="JSM_HOME=/home/a/$HOME/jsm"' in text, "a variable stands for itself there"
     assert "Restart=always" in text and "RestartPreventExitStatus=5 6" in text
 
@@ -103,9 +103,9 @@ def test_install_starts_it_once_and_again_only_what_changed(
     assert told(user) == ["--user daemon-reload", f"--user enable --now {unit.name}"]
     call(user, monkeypatch, capsys, "install", "--name", "other")
     assert told(user)[-1] == f"--user restart {unit.name}"
-    call(user, monkeypatch, capsys, "uninstall")
+    assert call(user, monkeypatch, capsys, "uninstall")["existed"]
     assert told(user) == [f"--user disable --now {unit.name}", "--user daemon-reload"] and not unit.exists()
-    call(user, monkeypatch, capsys, "uninstall")
+    assert not call(user, monkeypatch, capsys, "uninstall")["existed"]
 
 
 def test_a_dry_run_does_nothing(
@@ -113,6 +113,9 @@ def test_a_dry_run_does_nothing(
 ) -> None:
     answer = call(user, monkeypatch, capsys, "install", "--dry-run")
     assert "ExecStart=" in answer["content"] and not Path(answer["path"]).exists() and told(user) == []
+    assert answer["joined"] and not answer["existed"]
+    (user / "jsm" / "worker" / "identity.json").unlink()
+    assert not call(user, monkeypatch, capsys, "install", "--dry-run")["joined"]
 
 
 def test_what_systemd_refuses_is_said_with_the_command(
