@@ -5,7 +5,7 @@ PYTHON := $(or $(PYTHON),python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev check test demo crashpoints chaos chaos-bugs docs clean
+.PHONY: help install install-dev check test demo crashpoints outages chaos chaos-bugs docs clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ test: install-dev ## the whole test suite
 
 crashpoints: install-dev ## kills a process at every commit, rename and send of a small study: 20 minutes or so
 	@$(BIN)/python -W "ignore:XDG_RUNTIME_DIR is not set" -m tests.crashpoints
+
+outages: install-dev ## queue, api and worker are each away for an hour, in a pool of their own: make outages MINUTES=60
+	@$(BIN)/python -W "ignore:XDG_RUNTIME_DIR is not set" -m tests.faults.outages --minutes $(or $(MINUTES),60)
 
 chaos: install-dev ## 60 jobs on six machines while everything goes wrong: make chaos SEED=1 FAULTS=200
 	@$(BIN)/python -W "ignore:XDG_RUNTIME_DIR is not set" -m tests.chaos --seed $(or $(SEED),1) --faults $(or $(FAULTS),200)

@@ -18,9 +18,9 @@ class Calm:
     records: list[tuple[Any, ...]]
 
 
-def run_calmly(folder: Path, home: Path) -> Calm:
-    """The study on a pool of its own with SQLite, undisturbed."""
-    spec = write_study(folder, **SHORT)
+def run_calmly(folder: Path, home: Path, spec: StudySpec | None = None) -> Calm:
+    """A study on a pool of its own with SQLite, undisturbed; without one the small study."""
+    spec = spec or write_study(folder, **SHORT)
     pool = Pool(home)
     try:
         pool.start_all()
