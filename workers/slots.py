@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -26,6 +27,7 @@ from workers.lines import Command, CommandLine, EventLine, JobLine
 RUNNER = ("-m", "workers.runner")
 LOOK_S = 0.1  # between two looks at what is wanted of the attempt
 SAVE_S = 1.0  # for a last checkpoint of what is to leave the slot; its memory is free then, whatever it did
+UNSAVED = "there was no time to save what it did since its last checkpoint"
 LOG_BYTES = 5_000_000  # of a slot's log, before it is put aside
 TAIL_LINES = 50  # of the log that go with an end
 TAIL_CHARS = 20_000
@@ -105,8 +107,9 @@ class Slot:
                 if event.event in ("done", "failed"):
                     return None if event.event == "done" else Ended(event.reason, event.message)
                 if event.event == "saved":
-                    break
-        return held.ended()
+                    return held.ended()
+        ended = held.ended()
+        return replace(ended, message=f"{ended.message}; {UNSAVED}") if ended.reason == "released" else ended
 
     def _next_event(self) -> EventLine | None:
         """None when the runner is gone, NOTHING when it says nothing for LOOK_S."""

@@ -135,15 +135,16 @@ def test_a_release_waits_for_no_kind_that_saves_nothing(
     running.wish("release")
     ended = running.ended()
     assert ended and ended.reason == "released" and running.seen("saved") == 0
+    assert slots.UNSAVED in ended.message
 
 
 def test_a_pause_holds_the_steps_and_is_no_stall(slot: Slot, tmp_path: Path) -> None:
-    running = Running(slot, job(tmp_path, "steps"), stall_s=1.0)
+    running = Running(slot, job(tmp_path, "steps"), stall_s=3.0)
     running.wish("pause")
     wait_for(lambda: running.seen("paused"), "the pause")
     stood = running.seen("progress")
     began = time.monotonic()
-    wait_for(lambda: time.monotonic() - began > 1.5, "longer than a stall")
+    wait_for(lambda: time.monotonic() - began > 3.5, "longer than a stall")
     assert running.seen("progress") == stood
     newest = checkpointfolder.list_checkpoints(tmp_path / "checkpoints")[-1]
     running.wish("run")
@@ -152,7 +153,7 @@ def test_a_pause_holds_the_steps_and_is_no_stall(slot: Slot, tmp_path: Path) -> 
     assert running.ended() is None
     result = ResultRequest.model_validate_json((running.line.folder / RESULT).read_bytes())
     assert result.metrics["begun"] == 0
-    assert result.provenance["seconds"] < time.monotonic() - began + 1.5, "it stood still for longer than that"
+    assert result.provenance["seconds"] < time.monotonic() - began, "it stood still for longer than that"
 
 
 def test_a_release_ends_what_stands_still(slot: Slot, tmp_path: Path) -> None:
@@ -162,6 +163,7 @@ def test_a_release_ends_what_stands_still(slot: Slot, tmp_path: Path) -> None:
     running.wish("release")
     ended = running.ended()
     assert ended and ended.reason == "released" and running.seen("saved") == 1
+    assert slots.UNSAVED not in ended.message
 
 
 def test_a_job_goes_on_from_its_checkpoint_after_its_runner_was_killed(slot: Slot, tmp_path: Path) -> None:
