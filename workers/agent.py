@@ -15,12 +15,13 @@ An invite may be given as `JSM_INVITE` instead of `--invite`, which every user o
 
 import _thread
 import argparse
+import contextlib
 import logging
 import os
 import platform
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +175,29 @@ def usable_gpus() -> list[hardware.Gpu]:
     return gpus
 
 
+def join(home: Path, api: str | None, invite: str | None, name: str) -> identity.Identity:
+    """As whom this machine takes part, joining where it has not. Raises JsmError."""
+    return identity.find(home, api, invite, name, tls.read_ca(settings().ca))
+
+
 def start(home: Path, api: str | None, invite: str | None, name: str) -> int:
     """Join where needed, then take part. Returns the exit code. Raises JsmError."""
+    with _alone(home) as pid_file:
+        agent = Agent(home, join(home, api, invite, name), name)
+        processes.exit_with_parent(agent.leave)
+        try:
+            exit_code = agent.work(agent.hello())
+        except Stopped:
+            return agent.exit_code
+        if agent.deaf:  # where the system cannot do that, whoever started this process starts another
+            pid_file.unlink(missing_ok=True)
+            processes.become([sys.executable, *sys.orig_argv[1:]])
+        return exit_code
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[Path]:
+    """Nobody else works in this folder meanwhile. Yields the file that says who does. Raises SetupError."""
     pid_file = home / "agent.pid"
     if processes.find_leftover(pid_file):
         raise SetupError(f"A worker already runs in {home}", "Stop it, or use another --home")
@@ -184,16 +206,10 @@ def start(home: Path, api: str | None, invite: str | None, name: str) -> int:
     except OSError as error:
         fix = "Check that it is a writable folder of yours"
         raise SetupError(f"{home} cannot be used ({error.strerror or error})", fix) from error
-    agent = Agent(home, identity.find(home, api, invite, name, tls.read_ca(settings().ca)), name)
-    processes.exit_with_parent(agent.leave)
     try:
-        exit_code = agent.work(agent.hello())
-    except Stopped:
-        return agent.exit_code
-    if agent.deaf:  # where the system cannot do that, whoever started this process starts another
+        yield pid_file
+    finally:
         pid_file.unlink(missing_ok=True)
-        processes.become([sys.executable, *sys.orig_argv[1:]])
-    return exit_code
 
 
 def _away(reason: str) -> None:
@@ -221,12 +237,17 @@ def main() -> int:
     parser.add_argument("--home", type=Path, required=True, help="the worker's own folder")
     parser.add_argument("--api", help="the api's URL; without it the one at which this worker joined")
     parser.add_argument("--invite", help="a token of `jsm worker invite`; needed at the first start, or JSM_INVITE")
+    parser.add_argument("--join", action="store_true", help="only join the pool")
     parser.add_argument("--name", default=platform.node() or "worker", help="how people call this machine")
     parser.set_defaults(invite=os.environ.pop(INVITE, None))  # runners need not know it
     given = parser.parse_args(joined(sys.argv[1:]))
     try:
         logs.set_up(settings().log_format, settings().log_level)
-        return start(given.home.resolve(), given.api, given.invite, given.name)
+        whole = given.home.resolve(), given.api, given.invite, given.name
+        if given.join:
+            join(*whole)
+            return 0
+        return start(*whole)
     except JsmError as error:
         logger.error("%s", error)
         return error.exit_code

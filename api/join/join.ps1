@@ -90,14 +90,19 @@
         )
         Say "installed. Later: $starter; or at every logon, after"
         Say "  `$env:JSM_HOME='$dir'; & '$dir\venv\Scripts\jsm.exe' worker install-service"
-        $arguments = @('--api', $env:JSM_API_URL)
-        if ($name) { $arguments += @('--name', $name) }
+        $arguments = @()
+        if ($name) { $arguments = @('--name', $name) }
         if (-not $start) {
-            Say "not started. To join within the hour: set JSM_INVITE, then $starter $arguments"
+            Say "not started. To join within the hour: set JSM_INVITE, then $starter --api $env:JSM_API_URL $arguments"
             return
         }
-        Say 'joining; Ctrl-C stops the worker'
-        Remove-Item Env:JSM_API_URL
+        Invoke-Checked 'Joining' $starter (@('--join', '--api', $env:JSM_API_URL) + $arguments)
+        Remove-Item Env:JSM_API_URL, Env:JSM_INVITE
+        Say 'joined. What this machine has, and what it lacks:'
+        $env:JSM_HOME = $dir
+        & (Join-Path $dir 'venv\Scripts\jsm.exe') worker doctor
+        if ($LASTEXITCODE) { Say 'the worker does what it can all the same' }
+        Say 'working; Ctrl-C stops the worker'
         & $starter @arguments
     }
     catch { Write-Host "error: $($_.Exception.Message)" -ForegroundColor Red }

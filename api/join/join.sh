@@ -116,13 +116,16 @@ END
     chmod 700 "$dir/start"
     say "installed. Later: $dir/start; or whenever you log in, after" \
         "JSM_HOME='$dir' '$dir/venv/bin/jsm' worker install-service"
-    set -- --api "$JSM_API_URL" ${name:+--name "$name"}
+    set -- ${name:+--name "$name"}
     if [ $start = no ]; then
-        say "not started. To join within the hour: JSM_INVITE=$JSM_INVITE $dir/start $*"
+        say "not started. To join within the hour: JSM_INVITE=$JSM_INVITE $dir/start --api $JSM_API_URL $*"
         return
     fi
-    say "joining; Ctrl-C stops the worker"
-    unset JSM_API_URL
+    "$dir/start" --join --api "$JSM_API_URL" "$@" < /dev/null
+    unset JSM_API_URL JSM_INVITE
+    say "joined. What this machine has, and what it lacks:"
+    JSM_HOME=$dir "$dir/venv/bin/jsm" worker doctor < /dev/null || say "the worker does what it can all the same"
+    say "working; Ctrl-C stops the worker"
     exec "$dir/start" "$@" < /dev/null
 }
 

@@ -189,6 +189,10 @@ def test_the_pasted_line_makes_a_worker_that_works(server: Server, machine: Mach
     [worker] = server.json("worker", "list")["workers"]
     assert worker["name"] == "second pc" and worker["live"]
     server.gets_a_result(tmp_path, "first")
+    looked, works = machine.log.read_text(encoding="utf-8").split("working; Ctrl-C", 1)
+    for what in ("slot 0", "kind train", "torch", "disk", "api", "clock"):
+        assert f"\nok       {what} " in looked, looked
+    assert ": hello, slots" in works
     assert (machine.folder / "venv").is_dir()
     [package] = (machine.folder / "venv").glob("lib/*/site-packages/jsm_queue")
     assert (package / "__init__.py").read_bytes() == (ROOT / "jsm_queue" / "__init__.py").read_bytes()

@@ -221,7 +221,15 @@ def test_the_script_for_powershell_has_the_same_steps() -> None:
     text.encode("ascii")  # Windows PowerShell reads a downloaded script in a code page of its own
     for path in ("/v1/join", "/v1/join/wheel", "/v1/join/constraints"):
         assert f"'{path}'" in text and path in (SCRIPTS / "join.sh").read_text(encoding="utf-8")
-    for step in ("-m', 'venv'", "--force-reinstall", "workers.provision", "-m workers ", "Get-Jsm"):
+    for step in (
+        "-m', 'venv'",
+        "--force-reinstall",
+        "workers.provision",
+        "-m workers ",
+        "--join",
+        "worker doctor",
+        "Get-Jsm",
+    ):
         assert step in text
     code = re.sub(r"'[^'\n]*'|\"[^\"\n]*\"|#.*", "", text)
     assert "'" not in code and '"' not in code
