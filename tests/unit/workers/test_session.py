@@ -60,6 +60,9 @@ def test_the_last_word_is_goodbye(tmp_path: Path) -> None:
     wait_for(lambda: "heartbeat" in heard, "a heartbeat")
     board.leave()
     session.leave()
+    beating = session._beating
+    assert beating
+    wait_for(lambda: not beating.is_alive(), "the last heartbeat")
     assert [path for path in heard if path != "control"][-2:] == ["heartbeat", "leave"]
 
 
