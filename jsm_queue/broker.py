@@ -22,6 +22,8 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from celery import Celery, signals
+from celery.app.events import Events
+from celery.events import EventDispatcher
 from celery.exceptions import CeleryError, CPendingDeprecationWarning, SecurityWarning
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
@@ -36,8 +38,8 @@ from jsm_queue.protocol import Bell
 HEARTBEAT_S = 15  # between two of a worker's signs of life in Flower
 START_S = 20.0  # until a started Valkey must answer
 RING_S = 3.0  # until a queue that does not answer counts as away: the coordinator does nothing else meanwhile
-# one reconnect; what fails again is rung anew by the coordinator
-RING_RETRY = {"max_retries": 1, "interval_start": 0.2}
+# one reconnect; what fails again is rung anew by the coordinator, or goes to Flower with the next event
+ONE_RETRY = {"max_retries": 1, "interval_start": 0.2}
 
 Handle = Callable[[str, Bell, str], str]
 """handle(kind, bell, delivery id): do what the bell asks; the returned word is shown in Flower."""
@@ -85,10 +87,27 @@ def ring(app: Celery, worker_id: str, kind: str, bell: Bell) -> None:
                 queue=_queue(worker_id),
                 argsrepr=bell.label,
                 kwargsrepr=f"study {bell.study} · run {bell.run[:8]}",
-                retry_policy=RING_RETRY,
+                retry_policy=ONE_RETRY,
             )
     except (OperationalError, CeleryError, OSError) as error:
         raise SetupError("The queue's broker cannot be reached", "Is Redis or Valkey running?") from error
+
+
+class PromptDispatcher(EventDispatcher):
+    """Sends Celery's events, which are for Flower. One that finds no queue is kept until the next finds it.
+
+    Celery itself would try a heartbeat again for ever, in the thread that is to hear that the worker shall end.
+    """
+
+    def send(self, type: str, *arguments: Any, **more: Any) -> None:
+        """As Celery's."""
+        super().send(type, *arguments, **(more | {"retry_policy": ONE_RETRY}))
+
+
+class PromptEvents(Events):
+    """An app's events."""
+
+    dispatcher_cls = PromptDispatcher
 
 
 def worker_app(broker_url: str, worker_id: str, slots: int, handle: Handle, ca: str | None = None) -> Celery:
@@ -168,7 +187,7 @@ def monitor(broker_url: str, ca: str | None = None) -> Celery:
 def _app(broker_url: str, unacked: str, ca: str | None) -> Celery:
     """What all apps share. `unacked` begins the names of this client's own bookkeeping keys."""
     tls = tls_options(broker_url, ca)
-    app = Celery("jsm", broker=broker_url, set_as_current=False)
+    app = Celery("jsm", broker=broker_url, set_as_current=False, events=PromptEvents)
     app.conf.update(
         broker_use_ssl=tls,
         broker_connection_retry=True,

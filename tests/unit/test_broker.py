@@ -1,10 +1,12 @@
 """The queue's two ends through a real embedded Valkey and a real Celery worker process."""
 
+import contextlib
 import os
 import signal
 import ssl
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +25,8 @@ import sys, time
 from pathlib import Path
 from jsm_queue import broker, processes
 
-url, worker, seen = sys.argv[1:]
+url, worker, seen, heartbeat_s = sys.argv[1:]
+broker.HEARTBEAT_S = float(heartbeat_s)
 
 def handle(kind, bell, delivery):
     with open(seen, "a", encoding="utf-8") as file:
@@ -56,8 +59,8 @@ def url(tmp_path: Path, port: int, valkey: processes.Process) -> str:
     return broker.valkey_url(tmp_path / "valkey", port)
 
 
-def start_worker(url: str, tmp_path: Path) -> processes.Process:
-    program = [sys.executable, "-c", PROGRAM, url, WORKER, str(tmp_path / "seen")]
+def start_worker(url: str, tmp_path: Path, heartbeat_s: float = broker.HEARTBEAT_S) -> processes.Process:
+    program = [sys.executable, "-c", PROGRAM, url, WORKER, str(tmp_path / "seen"), str(heartbeat_s)]
     return processes.spawn(program, tmp_path / "worker.log")
 
 
@@ -153,6 +156,52 @@ def test_a_worker_ends_when_it_is_told(url: str, worker: processes.Process, tmp_
     wait_for(lambda: seen(tmp_path), "a delivery")
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(20) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_busy_worker_ends_while_its_queue_is_away(url: str, valkey: processes.Process, tmp_path: Path) -> None:
+    """Nothing but its heartbeats would need the queue, and they are not waited for."""
+    worker = start_worker(url, tmp_path, heartbeat_s=0.2)
+    try:
+        broker.ring(broker.sender(url), WORKER, "train", bell(1, "waits"))
+        wait_for(lambda: seen(tmp_path), "a delivery")
+        processes.kill_tree(valkey.pid)
+        since = time.monotonic()
+        wait_for(lambda: time.monotonic() - since > 1.0, "heartbeats that nobody takes")
+        worker.send_signal(signal.SIGTERM)
+        (tmp_path / "seen.go").touch()
+        assert worker.wait(20) == 0
+    finally:
+        processes.kill_tree(worker.pid)
+
+
+def test_flower_hears_of_a_busy_worker_after_the_queue_was_away(
+    url: str, port: int, valkey: processes.Process, tmp_path: Path
+) -> None:
+    worker = start_worker(url, tmp_path, heartbeat_s=0.2)
+    broker.ring(broker.sender(url), WORKER, "train", bell(1, "waits"))
+    wait_for(lambda: seen(tmp_path), "a delivery")
+    processes.kill_tree(valkey.pid)
+    valkey.wait()
+    again = broker.start_valkey(tmp_path / "valkey", port)
+    try:
+        app = broker.sender(url)
+        with app.connection_for_read() as connection:
+            beats: list[float] = []
+            receiver = app.events.Receiver(
+                connection, {"worker-heartbeat": lambda event: beats.append(event["timestamp"])}
+            )
+            back = time.time()
+
+            def beat() -> bool:
+                with contextlib.suppress(TimeoutError):
+                    receiver.capture(limit=1, timeout=1.0, wakeup=False)
+                return bool(beats) and beats[-1] > back
+
+            wait_for(beat, "a heartbeat", 30)
+    finally:
+        processes.kill_tree(worker.pid)
+        processes.kill_tree(again.pid)
 
 
 def test_a_worker_ends_from_another_thread(url: str, worker: processes.Process, tmp_path: Path) -> None:
