@@ -27,6 +27,7 @@ from workers.lines import Command, CommandLine, EventLine, JobLine
 RUNNER = ("-m", "workers.runner")
 LOOK_S = 0.1  # between two looks at what is wanted of the attempt
 SAVE_S = 1.0  # for a last checkpoint of what is to leave the slot; its memory is free then, whatever it did
+ASLEEP_S = 5.0  # a longer time between two looks is one in which this machine slept, and its runner too
 UNSAVED = "there was no time to save what it did since its last checkpoint"
 LOG_BYTES = 5_000_000  # of a slot's log, before it is put aside
 TAIL_LINES = 50  # of the log that go with an end
@@ -86,7 +87,7 @@ class Slot:
         assert runner  # another thread may end it from here on
         if not _write(runner, job):
             return _died(runner)
-        heard, told, until = time.monotonic(), "run", math.inf
+        looked, silent, told, until = time.monotonic(), 0.0, "run", math.inf
         while time.monotonic() < until and held.wish != "stop":
             if held.wish == "release" and until == math.inf:
                 until = time.monotonic() + SAVE_S
@@ -95,12 +96,13 @@ class Slot:
                 told = held.wish
                 _tell(runner, job, "pause" if told == "pause" else "resume")
             event = self._next_event()
-            if event is not NOTHING or told == "pause":
-                heard = time.monotonic()
+            now = time.monotonic()
+            silent = 0.0 if event is not NOTHING or told == "pause" else silent + min(now - looked, ASLEEP_S)
+            looked = now
             if event is None:
                 return _died(runner)
             if event is NOTHING:
-                if time.monotonic() - heard > stall_s:
+                if silent > stall_s:
                     return Ended("stalled", f"no progress for {stall_s:.0f} s")
             elif event.attempt == job.attempt:
                 on_event(event)

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -99,6 +100,10 @@ class Running:
     def seen(self, event: str) -> int:
         return sum(each.event == event for each in self.events)
 
+    @property
+    def over(self) -> bool:
+        return bool(self._ended)
+
     def ended(self) -> Ended | None:
         self._thread.join(30)
         return self._ended[0]
@@ -154,6 +159,23 @@ def test_a_pause_holds_the_steps_and_is_no_stall(slot: Slot, tmp_path: Path) -> 
     result = ResultRequest.model_validate_json((running.line.folder / RESULT).read_bytes())
     assert result.metrics["begun"] == 0
     assert result.provenance["seconds"] < time.monotonic() - began, "it stood still for longer than that"
+
+
+def test_a_machine_that_slept_did_not_stall(slot: Slot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some systems' clocks go on while they sleep."""
+    looks: list[float] = []
+
+    def monotonic() -> float:
+        looks.append(time.monotonic() + 36_000)
+        return looks[-1]
+
+    running = Running(slot, job(tmp_path, "sleep"), stall_s=60.0)
+    monkeypatch.setattr(slots, "time", SimpleNamespace(monotonic=monotonic))
+    wait_for(lambda: len(looks) > 10 or running.over, "looks at the runner")
+    assert not running.over
+    running.wish("stop")
+    ended = running.ended()
+    assert ended and ended.reason == "cancelled"
 
 
 def test_a_release_ends_what_stands_still(slot: Slot, tmp_path: Path) -> None:
