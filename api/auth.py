@@ -88,7 +88,10 @@ INVITED = Joins()
 
 def no_worker() -> AuthError:
     """What a worker is told whose token is unknown, or who was removed."""
-    return AuthError("No worker has this token", "Remove the worker's identity.json and join with a new invite")
+    return AuthError(
+        "This pool has no worker with this token: it was removed, or joined another",
+        "To join again start it with a new invite: `jsm worker invite` makes one",
+    )
 
 
 def no_person() -> AuthError:

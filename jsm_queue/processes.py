@@ -138,18 +138,22 @@ def kill_tree(pid: int) -> None:
 
 
 def write_pid_file(path: Path, pid: int) -> None:
-    """Remember a process by its id and start time, so that `end_leftover` never ends a foreign one."""
+    """Remember a process by its id and start time, so that `end_leftover` never ends a foreign one.
+
+    And by the file itself: in a copy of its folder the process is another folder's.
+    """
     with contextlib.suppress(psutil.NoSuchProcess):
         created = psutil.Process(pid).create_time()
-        write_whole(path, json.dumps({"pid": pid, "create_time": created}))
+        write_whole(path, json.dumps({"pid": pid, "create_time": created, "file": str(path.resolve())}))
 
 
 def find_leftover(path: Path) -> psutil.Process | None:
-    """The process of a pid file, or None when it ended or its id belongs to another process by now."""
+    """The process of a pid file, or None when it ended, its id belongs to another process, or the file is a copy."""
     try:
         noted = json.loads(path.read_text(encoding="utf-8"))
         process = psutil.Process(int(noted["pid"]))
         same = abs(process.create_time() - float(noted["create_time"])) < CLOCK_STEP_S
+        same &= noted.get("file", str(path.resolve())) == str(path.resolve())
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except (OSError, ValueError, KeyError, TypeError, psutil.Error):
         return None

@@ -28,6 +28,8 @@ from workers.session import Session
 from workers.slots import Slot
 from workers.threads import OnGone
 
+FREE_DISK = "Free some, or let the cache be smaller: JSM_CACHE_BYTES"
+
 logger = logging.getLogger(__name__)
 
 
@@ -174,8 +176,10 @@ class Attempts:
         except JsmError as error:  # of a file that cannot be had: it may be had elsewhere, or later
             return Ended("crashed", str(error))
         except OSError as error:
+            if error.errno == errno.ENOSPC:
+                return Ended("disk", f"the disk at {self.home} is full ({error.strerror}). {FREE_DISK}")
             logger.exception("the attempt's files")
-            return Ended("disk" if error.errno == errno.ENOSPC else "crashed", f"{type(error).__name__}: {error}")
+            return Ended("crashed", f"{type(error).__name__}: {error}")
         except Exception as error:
             logger.exception("the agent failed")
             return Ended("crashed", f"the agent failed: {type(error).__name__}: {error}")

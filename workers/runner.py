@@ -182,6 +182,8 @@ def classify(error: BaseException) -> tuple[Failure, str]:
         text = str(cause)
         if getattr(cause, "errno", None) == errno.ENOSPC or any(mark in text for mark in FULL_DISK):
             return "disk", f"{type(cause).__name__}: {text}"
+        if isinstance(cause, ValidationError) and any(each["type"] == "finite_number" for each in cause.errors()):
+            return "error", f"what it computed is no number. {ModelError.cure}"
         if isinstance(cause, MemoryError) or _is_torch_oom(cause) or any(mark in text for mark in FULL_MEMORY):
             return "oom", f"{type(cause).__name__}: {text}"
     words = str(error) if isinstance(error, JsmError) else f"{type(error).__name__}: {error}"

@@ -139,11 +139,11 @@ class Session:
             return self._tried(lambda: call(boot_id))
         except EpochError as error:
             self._renew(boot_id, error)
-            raise Unreachable(str(error)) from error
-        except GoneError as error:
+            return self._asked(call)
+        except GoneError:
             if self.is_current(boot_id):
                 raise
-            raise Unreachable(str(error)) from error
+            return self._asked(call)
 
     def _tried(self, call: Callable[[], T]) -> T:
         """Whatever the api refuses for no reason of the session's is to be tried again."""

@@ -175,7 +175,7 @@ def disk(name: str, folder: Path, free: int) -> Check:
     """Free bytes where `folder` lies."""
     found = f"{free / 1e9:.1f} GB free at {folder}"
     if free < LOW_DISK:
-        return Check(name, "problem", found, f"Free some: less than {LOW_DISK / 1e9:.0f} GB lets no job run")
+        return Check(name, "problem", found, f"Free some: with less than {LOW_DISK / 1e9:.0f} GB few jobs find room")
     if free < LITTLE_DISK:
         fix = f"Free some, or use a larger disk: an 8B base with its F16 GGUF takes {LITTLE_DISK / 1e9:.0f} GB and more"
         return Check(name, "warning", found, fix)

@@ -218,7 +218,8 @@ def lost_line(study: Mapping[str, Any], file: str) -> str | None:
         return None
     what = [f"{failed} job{'' if failed == 1 else 's'} failed for good"] if failed else []
     what += [f"{skipped} skipped"] if skipped else []
-    again = f"to try them again give the study another name in {file}: everything finished is reused"
+    again = "`jsm retry` tries them again, and what was decided stands; to decide anew give the study another name in "
+    again += f"{file}: everything finished is reused"
     return f"{', '.join(what)}; {again}"
 
 

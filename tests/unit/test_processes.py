@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -109,6 +110,8 @@ def test_a_leftover_is_recognized_and_ended(tmp_path: Path) -> None:
     child = processes.spawn(SLEEPER, tmp_path / "log")
     processes.write_pid_file(tmp_path / "part.pid", child.pid)
     assert processes.find_leftover(tmp_path / "part.pid") is not None
+    shutil.copyfile(tmp_path / "part.pid", tmp_path / "copy.pid")
+    assert processes.find_leftover(tmp_path / "copy.pid") is None, "of a copied folder it is no process"
     assert processes.end_leftover(tmp_path / "part.pid")
     child.wait(20)
     assert not (tmp_path / "part.pid").exists()

@@ -74,6 +74,8 @@ def fit(
             lr = training.lr * rate(len(steps), len(order), training.schedule, training.warmup)
             loss = stepper.step([examples[i] for i in batch], lr)
             steps.append(Step(len(steps) + 1, loss, lr, sum(len(examples[i].ids) for i in batch)))
+            if not math.isfinite(loss) and len(steps) == 1:  # nothing has been learned yet
+                raise ModelError(f"the loss is {loss} at the first step: the base's weights are no numbers that work")
             if not math.isfinite(loss):
                 raise ModelError(f"the loss is {loss} at step {len(steps)}", "Lower training.lr")
             spent += time.perf_counter() - began

@@ -132,5 +132,5 @@ def test_at_its_end_it_says_how_to_try_again_what_was_lost(
     ended.study["jobs"].update({"failed": failed, "quarantined": 0, "skipped": 0})
     with httpx.Client(base_url="http://api", transport=report) as api:
         status = demo.finish(api, Path("study.yaml"), ended, {"run": 1, "reused": 0}, 1.0)
-    advice = "2 jobs failed for good; to try them again give the study another name in study.yaml"
+    advice = "2 jobs failed for good; `jsm retry` tries them again"
     assert (status, advice in capsys.readouterr().out) == (bool(failed), bool(failed))

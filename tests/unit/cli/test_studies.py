@@ -12,7 +12,7 @@ from jsm_queue.cli import client, console, studies, watch
 from jsm_queue.errors import RequestError, SetupError
 
 STATES = ("waiting", "ready", "active", "done", "failed", "quarantined", "skipped")
-ADVICE = "2 jobs failed for good; to try them again give the study another name in "
+ADVICE = "to decide anew give the study another name in "
 
 
 def job(state: str, **more: Any) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def test_submit_says_it_with_the_files_name(
 def test_a_running_study_gets_no_such_advice(api: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     api["state"] = "running"
     studies.status("small", as_json=False)
-    assert "try them again" not in capsys.readouterr().out
+    assert ADVICE not in capsys.readouterr().out
 
 
 def test_the_jobs_table_says_how_the_last_try_ended(api: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

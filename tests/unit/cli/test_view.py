@@ -114,7 +114,8 @@ def test_a_job_that_runs_again_says_why() -> None:
 def test_an_ended_study_says_how_to_try_again_what_it_lost(lost: list[str], said: str) -> None:
     jobs = [job(str(i), state) for i, state in enumerate(["done", *lost])]
     line = view.lost_line(snapshot(jobs, state="ended").study, "study.yaml")
-    assert line == said + ("to try them again give the study another name in study.yaml: everything finished is reused")
+    assert line is not None and line.startswith(f"{said}`jsm retry` tries them again")
+    assert line.endswith("another name in study.yaml: everything finished is reused")
     assert view.lost_line(snapshot(jobs, state="running").study, "study.yaml") is None
 
 

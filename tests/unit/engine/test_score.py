@@ -1,20 +1,23 @@
 """NLL of reference answers."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from jsm_queue.errors import ModelError
 from workers.engine import bases, lora
 from workers.engine.encoding import encode_all
 from workers.engine.nll import answer_nll
 from workers.gguf import tiny
-from workers.kinds import score
+from workers.kinds import score, train
 from workers.work import Work
 
-from .conftest import examples, score_params
+from .conftest import examples, score_params, train_params
 
 TOLERANCE = 1e-4
 """Nats an answer: float32 in batches of another shape."""
@@ -96,3 +99,17 @@ def test_models_that_cap_their_logits(llama: Path, make_work: Callable[..., Work
 
     monkeypatch.setattr(base.model, "forward", capped)
     assert not torch.allclose(answer_nll(base.model, batch, base.device), plain, atol=1e-3)
+
+
+def test_weights_that_are_no_numbers_are_the_bases_fault(
+    llama: Path, tmp_path: Path, make_work: Callable[..., Work]
+) -> None:
+    broken = shutil.copytree(llama, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    save_file({name: torch.full_like(each, math.nan) for name, each in weights.items()}, broken / "model.safetensors")
+    with pytest.raises(ModelError, match="is no number, first of") as raised:
+        score.run(make_work(broken, score_params(broken), name="score"))
+    assert "Choose another base model" in str(raised.value)
+    with pytest.raises(ModelError, match="the loss is nan at the first step") as raised:
+        train.run(make_work(broken, train_params(broken), name="train"))
+    assert "Choose another base model" in str(raised.value)

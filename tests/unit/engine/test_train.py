@@ -148,7 +148,7 @@ def test_loss_falls_and_the_log_says_so(family: str, request: pytest.FixtureRequ
 
 def test_base_is_left_as_it_was_after_a_failed_training(llama: Path, make_work: Callable[..., Work]):
     work = make_work(llama, train_params(llama, lr=1e30, epochs=5))
-    with pytest.raises(ModelError, match=r"the loss is (nan|inf) at step \d+"):
+    with pytest.raises(ModelError, match=r"the loss is (nan|inf) at step [2-9]"):
         train.run(work)
     base = bases.load(work, False)
     assert base.model.dtype is torch.float32

@@ -10,11 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pydantic import ValidationError
 
 from jsm_queue.canonical import file_hash
-from jsm_queue.errors import DataError, JsmError
+from jsm_queue.errors import DataError, JsmError, ModelError
 from jsm_queue.kinds import KINDS
-from jsm_queue.protocol import ResultRequest
+from jsm_queue.protocol import RecordIn, ResultRequest
 from tests.unit.workers.fakes import PARAMS, PROGRAM, job
 from workers import runner, safepoints
 from workers.runner import EventLine, JobLine
@@ -115,7 +116,7 @@ def test_prints_of_libraries_go_to_the_log(talk: Talk, tmp_path: Path) -> None:
         ("long", "crashed", "ValidationError"),
         ("bug", "crashed", "KeyError: 'x'"),
         ("exit", "crashed", "SystemExit: 3"),
-        ("nan", "crashed", "finite number"),
+        ("nan", "error", "what it computed is no number"),
         ("meta", "crashed", "not plain JSON"),
     ],
 )
@@ -205,6 +206,12 @@ def test_a_missing_file_is_no_result(tmp_path: Path) -> None:
 def test_a_metric_that_is_not_finite_is_no_result(tmp_path: Path) -> None:
     with pytest.raises(JsmError, match="metric loss is inf"):
         runner.collect("judge", Outcome(metrics={"loss": math.inf}), tmp_path, {})
+
+
+def test_a_value_that_is_no_number_is_the_models_fault_and_final() -> None:
+    with pytest.raises(ValidationError) as raised:
+        RecordIn(item="1", name="kl", value=math.nan)
+    assert runner.classify(raised.value) == ("error", f"what it computed is no number. {ModelError.cure}")
 
 
 def test_a_cause_counts_unless_the_kind_said_itself_what_is_wrong() -> None:
