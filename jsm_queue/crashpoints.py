@@ -92,7 +92,8 @@ def commit_name(events: list[str], depth: int) -> str:
 
 def _role() -> str:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name.removesuffix(".__main__").rpartition(".")[2] if spec else "process"
+    name = spec.name.removesuffix(".__main__").rpartition(".")[2] if spec else "process"
+    return {"workers": "agent"}.get(name, name)
 
 
 def _short(name: str) -> str:

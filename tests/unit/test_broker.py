@@ -25,8 +25,8 @@ import sys, time
 from pathlib import Path
 from jsm_queue import broker, processes
 
-url, worker, seen, heartbeat_s = sys.argv[1:]
-broker.HEARTBEAT_S = float(heartbeat_s)
+url, worker, seen, *heartbeat_s = sys.argv[1:]
+broker.HEARTBEAT_S = float(*heartbeat_s or (broker.HEARTBEAT_S,))
 
 def handle(kind, bell, delivery):
     with open(seen, "a", encoding="utf-8") as file:
