@@ -109,9 +109,9 @@ def is_there(home: Path) -> bool:
 
 
 def _load(home: Path) -> Identity | None:
-    file = home / "identity.json"
-    if not file.exists():
+    if not is_there(home):
         return None
+    file = home / "identity.json"
     try:
         kept, names = json.loads(file.read_text(encoding="utf-8")), {field.name for field in fields(Identity)}
         return Identity(**{name: value for name, value in kept.items() if name in names})

@@ -21,10 +21,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
-from jsm_queue import logs, processes, tls
+from jsm_queue import logs, processes
 from jsm_queue.errors import JsmError, SetupError
 from jsm_queue.files import write_whole
-from jsm_queue.settings import settings
 from workers import agent, identity, owner
 
 LABEL = "jsm-worker"
@@ -284,7 +283,7 @@ def prepared(given: argparse.Namespace) -> Service:
         if processes.find_leftover(home / "agent.pid") and not file_of(home, sys.platform).exists():
             raise SetupError(f"A worker already runs in {home}", "Stop it; the service starts it again")
         invite = os.environ.pop(agent.INVITE, None)
-        identity.find(home, given.api, invite, given.name, tls.read_ca(settings().ca))
+        agent.join(home, given.api, invite, given.name)
     return Service(python(sys.platform), home, given.settings_home.resolve(), given.api, given.name)
 
 

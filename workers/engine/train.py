@@ -74,15 +74,19 @@ def fit(
             lr = training.lr * rate(len(steps), len(order), training.schedule, training.warmup)
             loss = stepper.step([examples[i] for i in batch], lr)
             steps.append(Step(len(steps) + 1, loss, lr, sum(len(examples[i].ids) for i in batch)))
-            if not math.isfinite(loss) and len(steps) == 1:  # nothing has been learned yet
-                raise ModelError(f"the loss is {loss} at the first step: the base's weights are no numbers that work")
             if not math.isfinite(loss):
-                raise ModelError(f"the loss is {loss} at step {len(steps)}", "Lower training.lr")
+                raise _no_number(loss, len(steps))
             spent += time.perf_counter() - began
             work.checkpoint(len(steps), partial(stepper.pack, steps, spent))
             speed = sum(step.tokens for step in steps) / spent
             work.progress(len(steps), len(order), {"loss": loss, "tokens_per_second": speed})
     return Fitted(steps, spent, stepper.peak_bytes)
+
+
+def _no_number(loss: float, step: int) -> ModelError:
+    if step == 1:  # nothing has been learned yet
+        return ModelError(f"the loss is {loss} at the first step: the base's weights are no numbers that work")
+    return ModelError(f"the loss is {loss} at step {step}", "Lower training.lr")
 
 
 def schedule(n: int, epochs: int, batch: int, seed: int) -> list[list[int]]:
