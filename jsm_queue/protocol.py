@@ -120,12 +120,14 @@ class HelloRequest(Message):
     slots: Slots
     undelivered: Annotated[list[Id], Field(max_length=1000)] = []
     """attempts whose results are whole on the worker's disk"""
+    running: Annotated[list[Id], Field(max_length=1000)] = []
+    """attempts that go on, as only the store was another one since: those in `drop` are in vain"""
     holds: Annotated[list[Sha], Field(max_length=4096)] = []
     """artifacts in the worker's cache: a job that needs them goes there rather than elsewhere"""
 
 
 class HelloReply(Message):
-    """`drop`: attempts whose results the worker may delete. `lease_s`, `heartbeat_s` in seconds."""
+    """`drop`: attempts whose results the api would not take. `lease_s`, `heartbeat_s` in seconds."""
 
     drop: list[Id]
     lease_s: float

@@ -1,11 +1,11 @@
 """What every slot and every attempt of this worker is doing now: the one state that its threads share."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from jsm_queue.protocol import AttemptReport, Desired, EndReason, SlotReport, WorkerWish
+from jsm_queue.protocol import AttemptReport, Desired, EndReason, Phase, SlotReport, WorkerWish
 from workers.hardware import SlotPlan
 
 STRENGTH: dict[Desired, int] = {"run": 0, "pause": 1, "release": 2, "stop": 3}
@@ -195,6 +195,13 @@ class Board:
             self._tell_held()
         self.news.set()
 
+    def give_back(self, attempts: Iterable[str], why: str) -> None:
+        """Of these, what runs here makes room: nobody waits for its result."""
+        with self._lock:
+            for attempt in attempts:
+                if held := self._held.get(attempt):
+                    held.obey(Wish("release", why))
+
     def _tell_held(self) -> None:
         for attempt, held in self._held.items():
             held.obey(self._wish(attempt, held))
@@ -250,8 +257,15 @@ class Board:
 
     def waiting(self) -> list[str]:
         """The attempts whose results wait on the disk."""
+        return self._held_in("delivering")
+
+    def running(self) -> list[str]:
+        """The attempts without a result."""
+        return self._held_in("running")
+
+    def _held_in(self, phase: Phase) -> list[str]:
         with self._lock:
-            return [attempt for attempt, held in self._held.items() if held.report.phase == "delivering"]
+            return [attempt for attempt, held in self._held.items() if held.report.phase == phase]
 
     def attempt_reports(self) -> list[AttemptReport]:
         """All attempts for a heartbeat."""

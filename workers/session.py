@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 PAUSE_S = 0.05  # between two heartbeats, however much news there is
 LEAVE_S = 2.0  # for the last heartbeat, and for the goodbye; longer they do not hold up this process's end
+UNKNOWN = "the restored store does not know it"
 REFUSED_WAIT_S = 15.0  # before the next request when the api refuses one that it should not
 
 T = TypeVar("T")
@@ -69,8 +70,8 @@ class Session:
         self._renewing = threading.Lock()
         self._beating: threading.Thread | None = None
 
-    def hello(self, machine: Hardware, undelivered: list[str]) -> list[str]:
-        """Begin. Returns the attempts whose results nobody wants. Raises Unreachable, AuthError.
+    def hello(self, machine: Hardware, undelivered: list[str], running: Sequence[str] = ()) -> list[str]:
+        """Begin. Returns the attempts of these whose results nobody wants. Raises Unreachable, AuthError.
 
         Each try has a boot id of its own, as the api may have taken one whose answer was lost.
         """
@@ -80,6 +81,7 @@ class Session:
             hardware=machine,
             slots=self._slots(),
             undelivered=undelivered,
+            running=list(running),
             holds=self._holds(),
         )
         reply = self._client.post("/v1/worker/hello", request, HelloReply)
@@ -161,7 +163,8 @@ class Session:
             return boot_id == self.boot_id
 
     def _renew(self, boot_id: str, why: EpochError) -> None:
-        """Say hello to a restored store, once. What runs goes on: its result counts where the store knows of it.
+        """Say hello to a restored store, once. What runs goes on where the store knows of it. Else it makes room, and
+        its checkpoint waits here for the job's next attempt.
 
         Until it is answered: the api may have taken a hello whose answer was lost, and knows the old id no more.
         """
@@ -172,9 +175,10 @@ class Session:
             logger.warning("%s", why.message)
 
             def hello() -> list[str]:
-                return self._tried(lambda: self.hello(machine, self._board.waiting()))
+                return self._tried(lambda: self.hello(machine, self._board.waiting(), self._board.running()))
 
-            patiently(hello, self._board.leaving, _away("hello"))
+            unknown = patiently(hello, self._board.leaving, _away("hello"))
+            self._board.give_back(unknown, UNKNOWN)
 
     def _slots(self) -> list[SlotReport]:
         return self._board.slot_reports(free_memory(self._plans))

@@ -40,7 +40,7 @@ def set_worker_state(session: Session, worker: t.Worker, state: str, now: float)
 def hello(session: Session, worker: t.Worker, request: protocol.HelloRequest, lease_s: float, now: float) -> list[str]:
     """A session begins. What the old one ran is lost at once, what it finished is still to be delivered.
 
-    Returns the attempts whose results the worker may drop.
+    Returns the attempts of those that the worker named whose results would not be accepted.
     """
     if worker.boot_id == request.boot_id:
         raise GoneError("This boot id said hello before", "Make a new one at every start")
@@ -51,7 +51,7 @@ def hello(session: Session, worker: t.Worker, request: protocol.HelloRequest, le
     _forget_slots(session, worker)
     session.add_all(_slot(worker.id, report) for report in request.slots)
     _locate(session, worker.id, request.holds)
-    return [attempt for attempt in request.undelivered if not deliverable(session, attempt)]
+    return [attempt for attempt in request.undelivered + request.running if not deliverable(session, attempt)]
 
 
 def _end_all(session: Session, worker: t.Worker, held: frozenset[str], why: str, now: float) -> None:

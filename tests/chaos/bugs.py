@@ -126,7 +126,7 @@ def hello_says_nothing_of_the_outbox() -> Iterator[None]:
     from workers.session import Session as Own
 
     real = Own.hello
-    with patch.object(Own, "hello", lambda self, machine, _undelivered: real(self, machine, [])):
+    with patch.object(Own, "hello", lambda self, machine, _undelivered, running=(): real(self, machine, [], running)):
         yield
 
 

@@ -11,6 +11,8 @@ import pytest
 from sqlmodel import Session, select
 
 from jsm_queue import lifecycle, processes
+from jsm_queue.cli import backup
+from jsm_queue.settings import Settings
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading, writing
 from tests.crashpoints import toy
@@ -44,6 +46,11 @@ class Pool(ToyPool):
         found = wait_for(self.training, f"the training; {self.home}")
         assert found
         return found
+
+    def has_worker(self) -> bool:
+        """Whether somebody joined."""
+        with reading(self.store) as session:
+            return session.exec(select(t.Worker)).first() is not None
 
     def attempt(self, attempt: str) -> t.Attempt:
         with reading(self.store) as session:
@@ -162,3 +169,26 @@ def test_a_killed_agents_successor_goes_on_from_its_own_disk(make_pool: Callable
     said = (pool.home / "one" / "logs" / "slot0.log").read_text(encoding="utf-8")
     assert f"it goes on from {newest}" in said
     assert not list((pool.home / "one" / "checkpoints").iterdir())
+
+
+def test_what_a_restored_store_does_not_know_makes_room_and_goes_on_where_it_was(
+    make_pool: Callable[[str], Pool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool("pool")
+    monkeypatch.setattr(backup, "settings", lambda: Settings(home=pool.home))
+    study = submit(pool)
+    pool.start_agent("one", CHAOS_STEP_S="1")  # a second a step: on to its end the training would take a minute
+    wait_for(pool.has_worker, "the worker")
+    pool.set_worker("one", "paused")
+    backup.backup(tmp_path / "kept", as_json=True)
+    pool.set_worker("one", "active")
+    first, _ = pool.wait_training()
+    job = pool.attempt(first).job
+    backup.restore(next((tmp_path / "kept").glob("store-*.sqlite")), yes=True, as_json=True)
+    pool.set_worker("one", "active")
+    second, _ = pool.wait_training()
+    assert second != first and pool.attempt(second).job == job
+    said = (pool.home / "one" / "logs" / "slot0.log").read_text(encoding="utf-8")
+    assert re.search(r"it goes on from \d+", said)
+    assert "the restored store does not know it" in pool.log("one") and "Traceback" not in pool.log("one")
+    pool.http.delete(f"/v1/studies/{study}")

@@ -313,6 +313,13 @@ def test_an_offer_that_a_late_result_supersedes_gives_its_slot_back(engine: Engi
     start(engine, B, worker="w1", attempt="a2")
 
 
+def test_a_restored_store_says_what_of_that_which_runs_it_would_not_take(engine: Engine) -> None:
+    started = start(engine, A)
+    running = greeting("c1" * 16).model_copy(update={"running": [started, "f9f9f9f9"]})
+    with writing(engine) as s:
+        assert lifecycle.hello(s, s.get_one(t.Worker, "w0"), running, LEASE, 2.0) == ["f9f9f9f9"]
+
+
 def test_what_a_worker_dropped_without_a_word_is_lost(engine: Engine) -> None:
     start(engine, A)
     free(engine, "w0", "ra0")

@@ -96,7 +96,8 @@ def test_a_restored_store_gets_a_new_hello_and_what_runs_goes_on(tmp_path: Path)
             if len(hellos) == 2:
                 time.sleep(0.05)  # time for the other thread to ask meanwhile
                 raise httpx.ReadError("the answer was lost", request=request)
-            return httpx.Response(200, json={"drop": [], "lease_s": 60.0, "heartbeat_s": 0.01})
+            drop = ["c3c3c3c3"] if len(hellos) == 3 else []
+            return httpx.Response(200, json={"drop": drop, "lease_s": 60.0, "heartbeat_s": 0.01})
         control = request.url.path.endswith("/control")
         boot = (
             request.url.params["boot_id"] if control else HeartbeatRequest.model_validate_json(request.read()).boot_id
@@ -114,6 +115,7 @@ def test_a_restored_store_gets_a_new_hello_and_what_runs_goes_on(tmp_path: Path)
     session = Session(client, board, PLANS, tmp_path, gone.append, lambda: ["ab" * 32])
     session.hello(MACHINE, [])
     running = board.begin("a1a1a1a1", 0)
+    unknown = board.begin("c3c3c3c3", 1)
     board.begin("b2b2b2b2", 0)
     board.delivering("b2b2b2b2")
     session.start()
@@ -121,7 +123,10 @@ def test_a_restored_store_gets_a_new_hello_and_what_runs_goes_on(tmp_path: Path)
     wait_for(lambda: len(hellos) == 3, "a hello whose answer arrives")
     wait_for(lambda: session.boot_id == hellos[2].boot_id, "the new session")
     assert hellos[2].undelivered == ["b2b2b2b2"]
+    assert hellos[2].running == ["a1a1a1a1", "c3c3c3c3"]
     assert running and running.wish == "run"
+    assert unknown
+    wait_for(lambda: unknown.wish == "release", "that what the store does not know makes room")
     board.leave()
     assert gone == [] and len(hellos) == 3
     assert [hello.holds for hello in hellos] == [["ab" * 32]] * 3
