@@ -9,6 +9,7 @@ from api import brokerusers
 from api.auth import ADMIN, READ
 from api.context import Context, Ctx
 from jsm_queue import lifecycle
+from jsm_queue.assigning import DISK_PAUSE_S
 from jsm_queue.store import queries
 from jsm_queue.store import tables as t
 from jsm_queue.store.database import reading, writing
@@ -22,12 +23,14 @@ def list_workers(ctx: Ctx) -> dict[str, Any]:
     """The workers, whether their lease holds, and their slots. Removed ones are left out.
 
     `state`: active, paused or draining, as people want it. `away_since`: when the lease of one that is away ended, in
-    seconds since the epoch; null for one that is live or was never heard of.
+    seconds since the epoch; null for one that is live or was never heard of. `disk_full`: how many ready
+    jobs it does not get, as they filled its disk. A slot is `busy` where a job of the pool is at work or stands still.
     """
     with reading(ctx.engine) as session:
         here = select(t.Worker).where(t.Worker.state != "removed").order_by(t.Worker.name, t.Worker.id)
         workers = session.exec(here).all()
         slots = session.exec(select(t.Slot).order_by(t.Slot.worker, t.Slot.idx)).all()  # type: ignore[arg-type]
+        busy, unfit = queries.busy_slots(session), queries.jobs_without_room(session, ctx.now() - DISK_PAUSE_S)
     now = ctx.now()
     return {
         "workers": [
@@ -38,8 +41,13 @@ def list_workers(ctx: Ctx) -> dict[str, Any]:
                 "live": worker.lease_until > now,
                 "away_since": _away_since(worker, now),
                 "disk_free": worker.disk_free,
+                "disk_full": unfit[worker.id],
                 "hardware": worker.hardware,
-                "slots": [slot.model_dump(exclude={"worker"}) for slot in slots if slot.worker == worker.id],
+                "slots": [
+                    slot.model_dump(exclude={"worker"}) | {"busy": (worker.id, slot.idx) in busy}
+                    for slot in slots
+                    if slot.worker == worker.id
+                ],
             }
             for worker in workers
         ]

@@ -49,8 +49,9 @@ def _row(worker: dict, now: float) -> list[str]:
     known = [worker["id"][:12], worker["name"], state(worker, now), hardware, slots(reported)]
     if not worker["live"]:  # what it said last is old
         return [*known, "", "", "", ""]
-    busy = str(sum(not slot["free"] and not slot["hold"] for slot in reported))
-    return [*known, busy, memory(reported), console.size(disk) if disk is not None else "", "; ".join(holds(worker))]
+    busy = str(sum(slot["busy"] for slot in reported))
+    why_not = [*holds(worker), *full_disk(worker)]
+    return [*known, busy, memory(reported), console.size(disk) if disk is not None else "", "; ".join(why_not)]
 
 
 def state(worker: dict, now: float) -> str:
@@ -80,6 +81,12 @@ def slots(reported: list[dict]) -> str:
 def holds(worker: dict) -> list[str]:
     """Why its owner keeps slots: "cuda:0: eldenring runs", each once."""
     return list(dict.fromkeys(f"{slot['device']}: {slot['hold']}" for slot in worker["slots"] if slot["hold"]))
+
+
+def full_disk(worker: dict) -> list[str]:
+    """Nothing, or "no room on its disk for 2 jobs"."""
+    jobs = worker["disk_full"]
+    return [f"no room on its disk for {jobs} job{'s' if jobs > 1 else ''}"] if jobs else []
 
 
 def kept(workers: list[dict]) -> list[str]:

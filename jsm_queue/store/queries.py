@@ -1,6 +1,7 @@
 """Reading the store. No function here writes."""
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -239,6 +240,11 @@ def unclaimed_in_a_row(session: Session, worker: t.Worker) -> int:
     return next((count for count, reason in enumerate(reasons) if reason != "unclaimed"), len(reasons))
 
 
+def busy_slots(session: Session) -> set[tuple[str, int]]:
+    """(worker, slot) where a run is claimed."""
+    return set(session.exec(select(t.Run.worker, t.Run.slot).where(t.Run.state == "claimed")).all())
+
+
 def full_disks(session: Session, since: float) -> set[tuple[str, str]]:
     """(job, worker) where a full disk ended an attempt, until the worker reports more room than it had at the offer.
 
@@ -257,6 +263,14 @@ def full_disks(session: Session, since: float) -> set[tuple[str, str]]:
         )
     )
     return set(session.exec(query).all())
+
+
+def jobs_without_room(session: Session, since: float) -> Counter[str]:
+    """Worker → how many ready jobs filled its disk, as `full_disks` says."""
+    found = full_disks(session, since)
+    ready = select(t.Job.id).where(t.Job.state == "ready", col(t.Job.id).in_({job for job, _ in found}))
+    waiting = set(session.exec(ready).all()) if found else set()
+    return Counter(worker for job, worker in found if job in waiting)
 
 
 def last_event(session: Session) -> int:

@@ -3,7 +3,7 @@
 import gc
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,17 +164,21 @@ def _load_model(folder: Path, device: torch.device, quantized: bool) -> PreTrain
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # we name them
             **options,
         )
     model, info = loaded
-    missing = sorted(info["missing_keys"]) + sorted(str(name) for name in info["mismatched_keys"])
-    if missing:
+    if unfit := sorted(info["missing_keys"]) + sorted(_mismatch(*each) for each in info["mismatched_keys"]):
         raise ModelError(
-            f"the base's weights do not fit its config.json: {len(missing)} tensors, such as {missing[0]}",
+            f"the base's weights do not fit its config.json: {len(unfit)} tensors, such as {unfit[0]}",
             "Get the base model's files again, all from one revision",
         )
     use_packing(model)
     return model
+
+
+def _mismatch(name: str, stored: Sequence[int], said: Sequence[int]) -> str:
+    return f"{name} ({' × '.join(map(str, stored))}; by config.json {' × '.join(map(str, said))})"
 
 
 def _gguf_file(folder: Path) -> Path:

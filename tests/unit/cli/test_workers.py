@@ -42,6 +42,18 @@ def shown(*arguments: str) -> str:
     return CliRunner().invoke(main.app, list(arguments), catch_exceptions=False).output
 
 
+def fill_disk(scene: Scene, worker: Machine) -> None:
+    """A job filled the worker's disk and is ready again; another one is at work."""
+    with writing(scene.ctx.engine) as session:
+        here = {"worker": worker.id, "slot": 0}
+        session.add(t.Run(id="r1", state="closed", offered_at=1.0, **here))
+        session.add(t.Run(id="r2", state="claimed", offered_at=2.0, **here))
+        session.add(t.Job(id="j1", kind="convert", state="ready", params={}, created_at=0.0))
+        session.flush()
+        ended = {"state": "ended", "reason": "disk", "disk_free": 120_000_000_000, "ended_at": 1.5}
+        session.add(t.Attempt(id="a1", job="j1", run="r1", worker=worker.id, offered_at=1.0, **ended))
+
+
 def add_slot(scene: Scene, worker: Machine, **slot: Any) -> None:
     with writing(scene.ctx.engine) as session:
         session.get_one(t.Worker, worker.id).lease_until = time.time() + 60
@@ -72,6 +84,10 @@ def test_the_list_says_what_a_worker_has_and_why_it_does_not_work(scene: Scene) 
     text = shown("worker", "list")
     for word in ("PC", "live", "14.2 GB of 16.0 GB", "120.0 GB", "cuda:0: a game runs"):
         assert word in text
+    assert run("worker", "list")["workers"][0]["slots"][0]["busy"] is False
+    fill_disk(scene, worker)
+    assert "no room on its disk for 1 job" in shown("worker", "list")
+    assert run("worker", "list")["workers"][0]["slots"][0]["busy"] is True, "what stands still is there"
     with writing(scene.ctx.engine) as session:
         session.get_one(t.Worker, worker.id).lease_until = time.time() - 1
     text = shown("worker", "list")

@@ -88,6 +88,17 @@ def test_weights_that_do_not_fit_the_config(llama: Path, tmp_path: Path, make_wo
         bases.load(make_work(folder, score_params(folder)), False)
 
 
+def test_weights_of_another_shape_than_the_config_says(llama: Path, tmp_path: Path, make_work: Callable[..., Work]):
+    folder = shutil.copytree(llama, tmp_path / "narrow")
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    wide, deep = tensors[name].shape
+    tensors[name] = tensors[name][:8].clone()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=rf"such as {name} \(8 × {deep}; by config.json {wide} × {deep}\)"):
+        bases.load(make_work(folder, score_params(folder)), False)
+
+
 def test_base_without_tokenizer(llama: Path, tmp_path: Path, make_work: Callable[..., Work]):
     folder = tmp_path / "mute"
     folder.mkdir()
