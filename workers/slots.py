@@ -1,6 +1,7 @@
 """A slot of this machine and its runner process: start it, give it a job, watch it, end it.
 
 <home>/slots/slot<i>.pid   the runner, so that a killed agent's successor ends it
+<home>/slots/slot<i>-…/    the runner's temporary files, an unpacked base among them: they go with it, however it ends
 <home>/logs/slot<i>.log    its standard error; the last one before is slot<i>.log.1
 """
 
@@ -8,9 +9,11 @@ import contextlib
 import math
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +28,7 @@ from workers.hardware import SlotPlan
 from workers.lines import Command, CommandLine, EventLine, JobLine
 
 RUNNER = ("-m", "workers.runner")
+TEMPORARY = ("TMPDIR", "TEMP", "TMP")  # where temporary files go: the home's disk is watched, and /tmp may be memory
 LOOK_S = 0.1  # between two looks at what is wanted of the attempt
 SAVE_S = 1.0  # for a last checkpoint of what is to leave the slot; its memory is free then, whatever it did
 ASLEEP_S = 5.0  # a longer time between two looks is one in which this machine slept, and its runner too
@@ -59,8 +63,11 @@ class Slot:
         self.log = home / "logs" / f"slot{plan.idx}.log"
         self.pid_file = home / "slots" / f"slot{plan.idx}.pid"
         self._runner: processes.Process | None = None
+        self._scratch: Path | None = None
         self._events: queue.SimpleQueue[EventLine | None] = queue.SimpleQueue()
         processes.end_leftover(self.pid_file)
+        for left in self.pid_file.parent.glob(f"{self.pid_file.stem}-*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def run(self, job: JobLine, base: str | None, stall_s: float, held: Held, on_event: OnEvent) -> Ended | None:
         """Run a job to its end; None when its result is whole in its folder.
@@ -125,10 +132,16 @@ class Slot:
             return
         self.kill()
         self._events = queue.SimpleQueue()
-        self._runner = processes.spawn([sys.executable, *RUNNER], self.log, self.environment(), stdout=subprocess.PIPE)
+        self._scratch = self._make_scratch()
+        environment = self.environment() | dict.fromkeys(TEMPORARY, str(self._scratch))
+        self._runner = processes.spawn([sys.executable, *RUNNER], self.log, environment, stdout=subprocess.PIPE)
         processes.write_pid_file(self.pid_file, self._runner.pid)
         assert self._runner.stdout
         threading.Thread(target=_listen, args=(self._runner.stdout, self._events), daemon=True).start()
+
+    def _make_scratch(self) -> Path:
+        self.pid_file.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{self.pid_file.stem}-", dir=self.pid_file.parent))
 
     def environment(self) -> dict[str, str]:
         """What the runner's libraries must know before they load."""
@@ -145,6 +158,7 @@ class Slot:
     def kill(self) -> None:
         """End the runner at once, if there is one."""
         runner, self._runner, self.warm_base = self._runner, None, None
+        scratch, self._scratch = self._scratch, None
         if runner:
             processes.kill_tree(runner.pid)
             runner.wait()
@@ -152,6 +166,8 @@ class Slot:
                 with contextlib.suppress(OSError):  # what was not flushed cannot be any more
                     runner.stdin.close()
             self.pid_file.unlink(missing_ok=True)
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def put_log_aside(self) -> int:
         """Where it has grown too long. Returns where the next job's lines begin, in bytes."""

@@ -11,7 +11,7 @@ from workers.lines import JobLine
 
 PROGRAM = textwrap.dedent(
     """
-    import os, sys, time, types
+    import os, sys, tempfile, time, types
     from jsm_queue.errors import DataError, SetupError
     from jsm_queue.protocol import RecordIn
     from workers import runner, safepoints
@@ -34,7 +34,8 @@ PROGRAM = textwrap.dedent(
         print("the kind says:", wish)
         if wish == "steps": return steps(work)
         work.progress(1, 2, {"loss": 2.5, "bad": float("nan")})
-        if wish == "sleep": time.sleep(600)
+        if wish.startswith("keep"): tempfile.mkdtemp()
+        if wish in ("sleep", "keep and sleep"): time.sleep(600)
         if wish == "die": os._exit(9)
         if wish == "kill": os.kill(os.getpid(), 9)
         if wish == "oom": raise MemoryError("no room")

@@ -234,6 +234,19 @@ def test_a_runner_left_by_a_killed_agent_is_ended(tmp_path: Path, monkeypatch: p
     wait_for(lambda: left.poll() is not None, "its end")
 
 
+def test_a_runner_s_temporary_files_go_with_it_however_it_ends(slot: Slot, tmp_path: Path) -> None:
+    def kept() -> list[Path]:
+        return list(slot.pid_file.parent.glob("slot0-*/tmp*"))
+
+    assert run(slot, tmp_path / "1", "keep") is None
+    assert len(kept()) == 1, "a warm runner may need them"
+    assert run(slot, tmp_path / "2", "keep and sleep", stall_s=1.5)
+    assert not list(slot.pid_file.parent.glob("slot0-*"))
+    (slot.pid_file.parent / "slot0-killed" / "tmp").mkdir(parents=True)
+    Slot(SlotPlan(0, "cpu", "cpu", 1), tmp_path / "home")
+    assert not kept(), "nor what a killed agent left"
+
+
 def test_threads_and_devices_are_told_by_the_environment(tmp_path: Path) -> None:
     cpu = Slot(SlotPlan(1, "cpu", "cpu", 3), tmp_path).environment()
     assert (cpu["OMP_NUM_THREADS"], cpu["CUDA_VISIBLE_DEVICES"]) == ("3", "")
