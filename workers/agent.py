@@ -220,7 +220,7 @@ def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "worker"
 
 
-def joined(arguments: Sequence[str]) -> list[str]:
+def bound_invite(arguments: Sequence[str]) -> list[str]:
     """`--invite TOKEN` as `--invite=TOKEN`: a random token may begin with "-", which argparse takes for an option."""
     done: list[str] = []
     for argument in arguments:
@@ -240,7 +240,7 @@ def main() -> int:
     parser.add_argument("--join", action="store_true", help="only join the pool")
     parser.add_argument("--name", default=platform.node() or "worker", help="how people call this machine")
     parser.set_defaults(invite=os.environ.pop(INVITE, None))  # runners need not know it
-    given = parser.parse_args(joined(sys.argv[1:]))
+    given = parser.parse_args(bound_invite(sys.argv[1:]))
     try:
         logs.set_up(settings().log_format, settings().log_level)
         whole = given.home.resolve(), given.api, given.invite, given.name

@@ -30,10 +30,10 @@ def test_an_invite_may_begin_with_a_dash() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--invite")
     parser.add_argument("--name")
-    given = parser.parse_args(agent.joined(["--invite", "-a_b-c", "--name", "pc"]))
+    given = parser.parse_args(agent.bound_invite(["--invite", "-a_b-c", "--name", "pc"]))
     assert (given.invite, given.name) == ("-a_b-c", "pc")
-    assert agent.joined(["--invite"]) == ["--invite"]
-    assert agent.joined(["--invite=x", "--name", "y"]) == ["--invite=x", "--name", "y"]
+    assert agent.bound_invite(["--invite"]) == ["--invite"]
+    assert agent.bound_invite(["--invite=x", "--name", "y"]) == ["--invite=x", "--name", "y"]
 
 
 def test_gpus_need_a_torch_that_can_use_them(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
