@@ -5,13 +5,15 @@ import logging
 import os
 import re
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
@@ -33,7 +35,7 @@ from jsm_queue.errors import (
     RequestError,
     StoreAwayError,
 )
-from jsm_queue.protocol import Bell
+from jsm_queue.protocol import TROUBLE, Bell
 from jsm_queue.settings import Settings
 from jsm_queue.store.database import open_store
 
@@ -61,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.context = ctx
     app.add_middleware(CheckedRequests)
     app.add_middleware(tell_what_it_is_about)
+    app.add_middleware(tell_of_trouble, ctx.store_away)
     for routes in (studies, jobs, logs, workers, worker, artifacts, join, tokens, hub):
         app.include_router(routes.router, prefix="/v1")
     app.include_router(join.scripts)
@@ -91,6 +94,20 @@ def tell_what_it_is_about(app: ASGIApp) -> ASGIApp:
     return answer
 
 
+def tell_of_trouble(app: ASGIApp, store_away: threading.Event) -> ASGIApp:
+    """While the store cannot be written, what is read of it is old: every answer's header says so."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def told(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start" and store_away.is_set():
+                MutableHeaders(scope=message)[TROUBLE] = StoreAwayError.code
+            await send(message)
+
+        await app(scope, receive, told)
+
+    return answer
+
+
 def health() -> dict[str, str]:
     """Is the api up? Needs no token."""
     return {"status": "ok", "version": __version__}
@@ -105,7 +122,7 @@ def start_coordinator(ctx: Context) -> threading.Thread:
 
     thread = threading.Thread(
         target=coordinator.loop,
-        args=(ctx.engine, ctx.settings, ring, ctx.wake, ctx.stop),
+        args=(ctx.engine, ctx.settings, ring, ctx.wake, ctx.stop, ctx.store_away),
         name="coordinator",
         daemon=True,
     )

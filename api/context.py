@@ -20,7 +20,7 @@ from jsm_queue.settings import Settings
 @dataclass(frozen=True)
 class Context:
     """One api process. `wake`: set it when the coordinator has something to look at. `news`: of what is desired of
-    attempts, for the workers' long polls.
+    attempts, for the workers' long polls. `store_away`: set while the coordinator cannot use the store.
     """
 
     engine: Engine
@@ -30,6 +30,7 @@ class Context:
     wake: threading.Event = field(default_factory=threading.Event)
     stop: threading.Event = field(default_factory=threading.Event)
     news: News = field(default_factory=News)
+    store_away: threading.Event = field(default_factory=threading.Event)
 
     @property
     def artifacts(self) -> Path:

@@ -251,12 +251,14 @@ def _busy_s(
 
 def remaining(whole: float, elapsed: float, began_at: int, position: int, total: int) -> float:
     """Seconds that an attempt still takes that was thought to take `whole`: at its own pace once it is far enough, or
-    has taken longer than was thought.
+    has taken longer than was thought. Until then its pace counts the more the further it is.
     """
     done, all_of_it = position - began_at, total - began_at
-    if done > 0 and (done >= FAR * all_of_it or elapsed >= whole):
-        return elapsed * (total - position) / done
-    return max(whole - elapsed, LEAST_LEFT * elapsed)
+    thought = max(whole - elapsed, LEAST_LEFT * elapsed)
+    if done <= 0:
+        return thought
+    weight = 1.0 if elapsed >= whole else min(1.0, done / (FAR * all_of_it))
+    return weight * elapsed * (total - position) / done + (1 - weight) * thought
 
 
 def _labels(session: Session, jobs: list[str]) -> dict[str, tuple[str, str]]:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlmodel import Session
 
 from jsm_queue import assigning, lifecycle, logs, planner, verdicts
@@ -28,12 +28,29 @@ logger = logging.getLogger(__name__)
 LISTED_AT_ONCE = 200  # jobs a transaction: workers' heartbeats wait for it
 
 
-def loop(engine: Engine, settings: Settings, ring: Ring, wake: threading.Event, stop: threading.Event) -> None:
-    """Tick when woken, at the latest every `tick_s`, until `stop` is set. An error is logged and tried again."""
+def loop(
+    engine: Engine,
+    settings: Settings,
+    ring: Ring,
+    wake: threading.Event,
+    stop: threading.Event,
+    store_away: threading.Event,
+) -> None:
+    """Tick when woken, at the latest every `tick_s`, until `stop` is set. An error is logged and tried again.
+
+    `store_away`: set while the store cannot be used.
+    """
     seen = -1
     while not stop.is_set():
         try:
             seen = tick(engine, settings, ring, seen)
+            if store_away.is_set():
+                logger.info("the store can be used again")
+            store_away.clear()
+        except (OperationalError, InterfaceError) as error:
+            if not store_away.is_set():
+                logger.error("the store cannot be used (%s); it is tried again", error.orig)
+            store_away.set()
         except Exception:
             logger.exception("tick failed; it is tried again")
         wake.wait(settings.tick_s)

@@ -30,6 +30,9 @@ Phase = Literal["running", "delivering"]
 LARGEST = 2**53
 """Of a count, an offset or a number of bytes: every reader of JSON takes it for the number that it is."""
 
+TROUBLE = "X-JSM-Trouble"
+"""header of every answer while something ails the api: the code of an error, `store_away`"""
+
 MAX_RESULT = 256 * 2**20
 """Bytes of a result as JSON: a million records of a usual length. The api answers 413 to a longer one."""
 

@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import logging
 import os
-import platform
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -220,6 +219,11 @@ def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "worker"
 
 
+def _as_typed(argument: str) -> str:
+    """An argument in the encoding in which terminals are, also where the locale is plain C."""
+    return os.fsencode(argument).decode("utf-8", "replace")
+
+
 def bound_invite(arguments: Sequence[str]) -> list[str]:
     """`--invite TOKEN` as `--invite=TOKEN`: a random token may begin with "-", which argparse takes for an option."""
     done: list[str] = []
@@ -238,7 +242,7 @@ def main() -> int:
     parser.add_argument("--api", help="the api's URL; without it the one at which this worker joined")
     parser.add_argument("--invite", help="a token of `jsm worker invite`; needed at the first start, or JSM_INVITE")
     parser.add_argument("--join", action="store_true", help="only join the pool")
-    parser.add_argument("--name", default=platform.node() or "worker", help="how people call this machine")
+    parser.add_argument("--name", type=_as_typed, help="how people call this machine; without it as it calls itself")
     parser.set_defaults(invite=os.environ.pop(INVITE, None))  # runners need not know it
     given = parser.parse_args(bound_invite(sys.argv[1:]))
     try:

@@ -9,6 +9,7 @@ another key; what it says of its authority is kept, and by that it is known from
 
 import json
 import logging
+import platform
 import secrets
 import threading
 from collections.abc import Callable
@@ -43,6 +44,7 @@ class Identity:
     broker_secret: str = ""
     api: str = ""
     ca: str | None = None
+    name: str = ""
 
     @property
     def broker_request(self) -> BrokerRequest:
@@ -56,11 +58,12 @@ class Identity:
         return acl.with_credentials(reply.broker_url, reply.user, self.broker_secret)
 
 
-def find(home: Path, api: str | None, invite: str | None, name: str, ca: str | None = None) -> Identity:
+def find(home: Path, api: str | None, invite: str | None, name: str | None, ca: str | None = None) -> Identity:
     """The identity of an earlier start, or a new one for the invite. Waits for the api as long as it takes.
 
     `api`: without it the address at which this worker joined. `ca`: the authority by which the api is known, in the
-    place of the one that was kept; an invite's fingerprint comes first. An identity that this pool does not know is
+    place of the one that was kept; an invite's fingerprint comes first. `name`: without it the one of an earlier pool,
+    or the machine's. An identity that this pool does not know is
     given up only where there is an invite to join anew with. Raises SetupError without address, or without identity and
     invite, AuthError when the invite is not good or the api has another key than it says.
     """
@@ -77,6 +80,8 @@ def find(home: Path, api: str | None, invite: str | None, name: str, ca: str | N
         return _keep(home, replace(known, api=address, ca=ca), known)
     if not invite:
         raise SetupError(f"{home} has not joined a pool", "Use --invite; `jsm worker invite` makes one")
+    if name is None:
+        name = (known.name if known else "") or platform.node() or "worker"
     return _join(home, address, _split(invite)[0], name, ca)
 
 
@@ -87,7 +92,7 @@ def _join(home: Path, api: str, token: str, name: str, ca: str | None) -> Identi
         raise SetupError(f"{name!r} is no name for a machine", "Give 1 to 64 characters on one line") from error
     client = Client(api, token, ca)
     reply = _patiently(lambda: client.post("/v1/workers/join", request, JoinReply))
-    identity = _keep(home, Identity(reply.worker, reply.token, _secret(), api, ca), None)
+    identity = _keep(home, Identity(reply.worker, reply.token, _secret(), api, ca, name), None)
     (home / JOINING).unlink()
     logger.info("worker %s: joined as %s", identity.worker, name)
     return identity

@@ -182,13 +182,16 @@ def cancel(ctx: Ctx, study_id: str) -> dict[str, Any]:
 
 @router.post("/studies/{study_id}/pause", dependencies=[Depends(SUBMIT)])
 def pause(ctx: Ctx, study_id: str) -> dict[str, Any]:
-    """Pause a running study: nothing of it begins, and what runs gives its slot back."""
+    """Pause a running study: nothing of it begins, and what runs gives its slot back. `wanted`: how many jobs go on all
+    the same, as another study wants them.
+    """
     with writing(ctx.engine) as session:
         study = queries.find_study(session, study_id)
         _refuse(study, "cancelled", "ended")
         lifecycle.pause_study(session, study, ctx.now())
+        wanted = queries.active_elsewhere(session, study.id)
     ctx.news.tell()
-    return {"id": study.id, "state": study.state}
+    return {"id": study.id, "state": study.state, "wanted": wanted}
 
 
 @router.post("/studies/{study_id}/resume", dependencies=[Depends(SUBMIT)])

@@ -3,6 +3,7 @@
 import re
 import ssl
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -10,7 +11,7 @@ from urllib.parse import quote
 import httpx
 
 from jsm_queue import protocol, tls
-from jsm_queue.cli import home
+from jsm_queue.cli import console, home
 from jsm_queue.errors import AuthError, ConflictError, JsmError, NotFoundError, RequestError, SetupError, of_code
 from jsm_queue.settings import settings
 
@@ -86,9 +87,18 @@ def request(api: httpx.Client, method: str, path: str, **arguments: Any) -> http
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise SetupError(f"{api.base_url} shows a certificate that is not trusted ({error})", TRUST_IT) from error
         raise SetupError(f"The api at {api.base_url} does not answer ({error})", START_IT) from error
-    if response.is_success:
-        return response
-    raise error_of(response)
+    if not response.is_success:
+        raise error_of(response)
+    if trouble := response.headers.get(protocol.TROUBLE):
+        _warn(trouble)
+    return response
+
+
+@cache
+def _warn(code: str) -> None:
+    """Once a command: what the api answered is as good as it can be now."""
+    ails = of_code(code, SetupError)
+    console.print_warning("the api cannot write its store now, so what it says is old", ails.cure)
 
 
 def error_of(response: httpx.Response) -> JsmError:

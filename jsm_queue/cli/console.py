@@ -52,6 +52,11 @@ def print_error(message: str, fix: str) -> None:
     err.print(f"[bold red]error:[/] {escape(message)}{escape(tail)}")
 
 
+def print_warning(message: str, fix: str) -> None:
+    """The same of what does not keep the command from its work."""
+    err.print(f"[yellow]warning:[/] {escape(message)} — {escape(fix)}")
+
+
 def escape(text: str) -> str:
     """Text that the console prints as it is, whatever brackets it holds."""
     return text.replace("[", r"\[")

@@ -28,9 +28,11 @@ from jsm_queue.cli.home import home, read_endpoint
 from jsm_queue.cli.up import DEFAULT_PORTS, LOOPBACK, is_healthy
 from jsm_queue.errors import JsmError, SetupError
 from jsm_queue.logs import masked
+from jsm_queue.protocol import TROUBLE
 from jsm_queue.settings import Settings, settings
 
 PROBE_S = 180.0  # importing torch takes a minute from a slow disk
+PAGE = 65_536  # bytes, more than a file system keeps beside a file's name
 ANSWER_S = 5.0  # what a network service may take to answer
 COMPILERS = ("c++", "g++", "clang++", "cl")
 HUB = "https://huggingface.co"
@@ -142,7 +144,8 @@ def existing(folder: Path) -> Path:
 
 def _write_error(folder: Path) -> str | None:
     try:
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=folder) as file:  # what was only opened took no room
+            file.write(bytes(PAGE))
             return None
     except OSError as error:
         return error.strerror or str(error)
@@ -168,9 +171,9 @@ def _ports(config: Settings, folder: Path) -> list[Check]:
 def _api(config: Settings, folder: Path) -> list[Check]:
     endpoint = read_endpoint(folder)
     url = config.api_url or (endpoint.api if endpoint else None)
-    error, skew = _ask_api(url.rstrip("/")) if url else (None, None)
+    error, skew, ails = _ask_api(url.rstrip("/")) if url else (None, None, None)
     return [
-        checks.api(url, config.api_url is not None, error),
+        checks.api(url, config.api_url is not None, error, ails),
         checks.clock(skew, platform.system()),
     ]
 
@@ -182,16 +185,17 @@ def _pool(folder: Path) -> list[Check]:
     return [checks.api(url, True, found.get("error")), checks.clock(skew, platform.system())]
 
 
-def _ask_api(url: str) -> tuple[str | None, float | None]:
-    """Why it does not answer, and by how many seconds this machine's clock is ahead of its."""
+def _ask_api(url: str) -> tuple[str | None, float | None, str | None]:
+    """Why it does not answer, how many seconds this machine's clock is ahead of its, and the code of what ails it."""
     try:
         answer = httpx.get(f"{url}/healthz", timeout=ANSWER_S, verify=client.trust(url), trust_env=False)
         answer.raise_for_status()
-        return None, time.time() - parsedate_to_datetime(answer.headers["date"]).timestamp()
+        ahead = time.time() - parsedate_to_datetime(answer.headers["date"]).timestamp()
+        return None, ahead, answer.headers.get(TROUBLE)
     except (KeyError, ValueError):
-        return None, None
+        return None, None, None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return _words(error), None
+        return _words(error), None, None
 
 
 # ---- hub, queue, store -------------------------------------------------------------------------------------

@@ -187,7 +187,7 @@ def cancel(study_id: str, as_json: bool) -> None:
 
 
 CHANGED = {
-    "pause": "nothing of it begins, and what ran gave its slot back; `jsm resume` lets it go on",
+    "pause": "nothing of it begins, and what ran gives its slot back{shared}; `jsm resume` lets it go on",
     "resume": "it goes on",
     "retry": "{retried} jobs are tried again; verdicts that are written stand",
 }
@@ -201,7 +201,10 @@ def change(study_id: str, what: Literal["pause", "resume", "retry"], as_json: bo
     if as_json:
         console.print_json(answer)
         return
-    console.out.print(f"study {answer['id'][:SHORT]}   {answer['state']}   {CHANGED[what].format(**answer)}")
+    wanted = answer.get("wanted", 0)
+    shared = f", but for {wanted} jobs that another study wants too" if wanted else ""
+    words = CHANGED[what].format(**answer, shared=shared)
+    console.out.print(f"study {answer['id'][:SHORT]}   {answer['state']}   {words}")
 
 
 def report(study_id: str, output: Path | None, markdown: bool, as_json: bool) -> None:

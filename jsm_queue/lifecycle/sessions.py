@@ -38,7 +38,8 @@ def set_worker_state(session: Session, worker: t.Worker, state: str, now: float)
 
 
 def hello(session: Session, worker: t.Worker, request: protocol.HelloRequest, lease_s: float, now: float) -> list[str]:
-    """A session begins. What the old one ran is lost at once, what it finished is still to be delivered.
+    """A session begins. What the old one ran is lost at once, what it finished is still to be delivered, and what goes
+    on as the worker's process is the same goes on.
 
     Returns the attempts of those that the worker named whose results would not be accepted.
     """
@@ -47,28 +48,36 @@ def hello(session: Session, worker: t.Worker, request: protocol.HelloRequest, le
     worker.boot_id, worker.hello_at, worker.lease_until = request.boot_id, now, now + lease_s
     worker.hardware = request.hardware.model_dump(mode="json")
     log(session, now, "worker hello", worker=worker.id)
-    _end_all(session, worker, frozenset(request.undelivered), "its worker started anew", now)
-    _forget_slots(session, worker)
+    kept = frozenset(request.running)
+    _end_all(session, worker, frozenset(request.undelivered), "its worker started anew", now, kept)
+    _forget_slots(session, worker, kept)
     session.add_all(_slot(worker.id, report) for report in request.slots)
     _locate(session, worker.id, request.holds)
     return [attempt for attempt in request.undelivered + request.running if not deliverable(session, attempt)]
 
 
-def _end_all(session: Session, worker: t.Worker, held: frozenset[str], why: str, now: float) -> None:
-    """What the old session ran is lost; the attempts `held`, whose results are whole on its disk, are delivering."""
+def _end_all(
+    session: Session, worker: t.Worker, held: frozenset[str], why: str, now: float, kept: frozenset[str] = frozenset()
+) -> None:
+    """What the old session ran is lost; the attempts `held`, whose results are whole on its disk, are delivering; those
+    `kept` stay as they are.
+    """
     live = select(t.Attempt).where(t.Attempt.worker == worker.id, col(t.Attempt.state).in_(t.LIVE))
     for attempt in session.exec(live).all():
         if attempt.state == "offered":
             end_attempt(session, attempt, "unclaimed", why, "", now)
         elif attempt.id in held:
             _delivering(session, attempt, now)
-        else:
+        elif attempt.id not in kept:
             end_attempt(session, attempt, "lost", why, "", now)
 
 
-def _forget_slots(session: Session, worker: t.Worker) -> None:
-    open_runs = update(t.Run).where(col(t.Run.worker) == worker.id, col(t.Run.state) != "closed").values(state="closed")
-    session.connection().execute(open_runs)
+def _forget_slots(session: Session, worker: t.Worker, kept: frozenset[str] = frozenset()) -> None:
+    """Its slots, and its runs but for those of the attempts `kept` that are live."""
+    session.flush()
+    going_on = select(t.Attempt.run).where(col(t.Attempt.id).in_(kept), col(t.Attempt.state).in_(t.LIVE))
+    open_runs = update(t.Run).where(col(t.Run.worker) == worker.id, col(t.Run.state) != "closed")
+    session.connection().execute(open_runs.where(col(t.Run.id).not_in(going_on)).values(state="closed"))
     for slot in session.exec(select(t.Slot).where(t.Slot.worker == worker.id)).all():
         session.delete(slot)
     session.flush()

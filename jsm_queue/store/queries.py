@@ -228,6 +228,15 @@ def slots(session: Session, now: float) -> list[tuple[t.Slot, t.Worker]]:
     return list(session.exec(query.where(t.Worker.lease_until > now, t.Worker.state == "active")).all())
 
 
+def active_elsewhere(session: Session, study: str) -> int:
+    """How many of the study's active jobs another running study lists."""
+    others = select(t.StudyJob.job).join(t.Study, col(t.Study.id) == col(t.StudyJob.study))
+    others = others.where(t.Study.state == "running", t.Study.id != study)
+    listed = select(t.StudyJob.job).where(t.StudyJob.study == study)
+    active = select(func.count()).select_from(t.Job).where(t.Job.state == "active")
+    return session.exec(active.where(col(t.Job.id).in_(listed), col(t.Job.id).in_(others))).one()
+
+
 def unclaimed_in_a_row(session: Session, worker: t.Worker) -> int:
     """How many offers to this worker's session ended unclaimed since the last one that it claimed; MANY at most."""
     newest = (

@@ -133,10 +133,13 @@ class LifecycleMachine(Sides):
     # ---- workers ----
 
     def do_greet(self, drawn: Drawn) -> None:
-        """A machine starts anew, with all its results on its disk or with none; or its old session speaks."""
+        """A machine starts anew, with all its results on its disk or with none; or its old session speaks; or it is the
+        store that is another one, and all that the machine had goes on.
+        """
         worker = drawn.one_of(WORKERS)
-        finished = self._attempts_of(worker)
-        self.hello(worker, drawn.one_of([finished, []]), again=drawn.one_of([False] * 5 + [True]))
+        has = self._attempts_of(worker)
+        finished, running = drawn.one_of([(has, []), ([], []), ([], has)])
+        self.hello(worker, finished, again=drawn.one_of([False] * 5 + [True]), running=running)
 
     def do_leave(self, drawn: Drawn) -> None:
         """A machine says goodbye, or its old session does; what it still holds others may take."""

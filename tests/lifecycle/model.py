@@ -275,24 +275,29 @@ class Model:
 
     # ---- workers ----
 
-    def hello(self, worker: str, boot: str, undelivered: list[str], slots: list[int], now: float) -> list[str]:
-        """The attempts whose results the worker may drop."""
+    def hello(
+        self, worker: str, boot: str, undelivered: list[str], running: list[str], slots: dict[int, bool], now: float
+    ) -> list[str]:
+        """The attempts of these that would not be accepted. `slots`: idx → whether it is free."""
         row = self.workers.get(worker)
         if row is not None and row.boot == boot:
             raise Refused("gone")
-        self.workers[worker] = Worker(boot, now + LEASE_S, dict.fromkeys(slots, True), row and row.disk)
+        self.workers[worker] = Worker(boot, now + LEASE_S, dict(slots), row and row.disk)
         self.events.append(("worker hello", worker))
         for name, attempt in self.attempts.items():
             if attempt.worker != worker or attempt.state not in LIVE:
                 continue
-            if name not in undelivered or attempt.state == "offered":
-                self._finish(name, "unclaimed" if attempt.state == "offered" else "lost", now)
-            else:
+            if attempt.state == "offered":
+                self._finish(name, "unclaimed", now)
+            elif name in undelivered:
                 self._note(name, "delivering")
-        for run in self.runs.values():
-            if run.worker == worker:
+            elif name not in running:
+                self._finish(name, "lost", now)
+        going_on = {attempt.run for name, attempt in self.attempts.items() if name in running and attempt.state in LIVE}
+        for key, run in self.runs.items():
+            if run.worker == worker and key not in going_on:
                 run.state = "closed"
-        return [name for name in undelivered if not self.deliverable(name)]
+        return [name for name in undelivered + running if not self.deliverable(name)]
 
     def heartbeat(
         self,

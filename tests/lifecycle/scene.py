@@ -1,6 +1,6 @@
 """Who takes part: five jobs, three studies that share some, two workers; and the store's state, in short names."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from sqlalchemy import Engine
@@ -65,10 +65,17 @@ def join(session: Session, worker: str) -> None:
     lifecycle.join(session, invite, worker, worker, f"token {worker}", 0.0)
 
 
-def greeting(worker: str, boot: str, undelivered: Iterable[str] = ()) -> protocol.HelloRequest:
-    """A worker's first words, all its slots free."""
-    slots = [report(idx, free=True) for idx in SLOTS[worker]]
-    return protocol.HelloRequest(boot_id=boot, hardware=HARDWARE, slots=slots, undelivered=list(undelivered))
+def greeting(
+    worker: str, boot: str, undelivered: Iterable[str] = (), running: Iterable[str] = (), taken: Collection[int] = ()
+) -> protocol.HelloRequest:
+    """A worker's first words, its slots free but for those `taken`."""
+    return protocol.HelloRequest(
+        boot_id=boot,
+        hardware=HARDWARE,
+        slots=[report(idx, free=idx not in taken) for idx in SLOTS[worker]],
+        undelivered=list(undelivered),
+        running=list(running),
+    )
 
 
 def report(idx: int, free: bool, run: str | None = None) -> protocol.SlotReport:

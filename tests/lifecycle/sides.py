@@ -1,7 +1,7 @@
 """Both sides of the state machine: each request goes to the model and to the lifecycle, and then all is compared."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
@@ -132,13 +132,15 @@ class Sides(RuleBasedStateMachine):
         )
         return run, attempt
 
-    def hello(self, worker: str, undelivered: list[str], again: bool = False) -> None:
-        """A session begins, or the one that is there begins `again`."""
+    def hello(self, worker: str, undelivered: list[str], again: bool = False, running: Collection[str] = ()) -> None:
+        """A session begins, or the one that is there begins `again`, or one in which `running` goes on."""
         self.actor = worker
         boot = self.boots[worker] if again else self.new_id()
-        greeting = scene.greeting(worker, boot, undelivered)
+        taken = {self.model.runs[self.model.attempts[name].run].slot for name in running}
+        greeting = scene.greeting(worker, boot, undelivered, running, taken)
+        slots = {idx: idx not in taken for idx in scene.SLOTS[worker]}
         self.same(
-            lambda: self.model.hello(worker, boot, undelivered, list(scene.SLOTS[worker]), self.now),
+            lambda: self.model.hello(worker, boot, undelivered, list(running), slots, self.now),
             lambda s: lifecycle.hello(s, s.get_one(t.Worker, worker), greeting, LEASE_S, self.now),
         )
         self.boots[worker] = boot

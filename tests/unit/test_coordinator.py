@@ -1,12 +1,15 @@
 """Rounds of the coordinator on a real store, and which studies it plans in them."""
 
 import random
+import sqlite3
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, delete
+from sqlalchemy.exc import OperationalError
 from sqlmodel import col, select
 
 from jsm_queue import coordinator, lifecycle, planner, protocol
@@ -51,6 +54,31 @@ def test_a_study_that_cannot_be_planned_keeps_no_other_from_its_slots(engine: En
     with reading(engine) as session:
         listed = session.exec(select(t.StudyJob.study)).all()
     assert set(listed) == {sound}
+
+
+def test_a_store_that_cannot_be_used_is_told_in_one_line_until_it_can(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wake, stop, away = threading.Event(), threading.Event(), threading.Event()
+    real, seen = coordinator.tick, list[bool]()
+
+    def full_twice(*arguments: Any) -> int:
+        seen.append(away.is_set())
+        if len(seen) <= 2:
+            raise OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
+        stop.set()
+        return real(*arguments)
+
+    monkeypatch.setattr(coordinator, "tick", full_twice)
+    caplog.set_level("INFO")
+    coordinator.loop(engine, Settings(home=tmp_path, tick_s=0.01), lambda *_: None, wake, stop, away)
+    assert seen == [False, True, True] and not away.is_set()
+    told = [record.message for record in caplog.records if record.name == coordinator.__name__]
+    assert told == [
+        "the store cannot be used (database or disk is full); it is tried again",
+        "the store can be used again",
+    ]
+    assert "Traceback" not in caplog.text
 
 
 def tick(engine: Engine, folder: Path, seen: int = -1) -> int:

@@ -313,6 +313,17 @@ def test_an_offer_that_a_late_result_supersedes_gives_its_slot_back(engine: Engi
     start(engine, B, worker="w1", attempt="a2")
 
 
+def test_what_another_study_wants_too_goes_on_when_one_is_paused(engine: Engine) -> None:
+    other = submit(engine, "other")
+    start(engine, A)
+    with writing(engine) as s:
+        first = s.exec(select(t.Study.id).where(t.Study.id != other)).one()
+        lifecycle.pause_study(s, s.get_one(t.Study, first), 2.0)
+        assert (queries.active_elsewhere(s, first), queries.active_elsewhere(s, other)) == (1, 0)
+        lifecycle.pause_study(s, s.get_one(t.Study, other), 2.0)
+        assert queries.active_elsewhere(s, first) == 0
+
+
 def test_a_restored_store_says_what_of_that_which_runs_it_would_not_take(engine: Engine) -> None:
     started = start(engine, A)
     running = greeting("c1" * 16).model_copy(update={"running": [started, "f9f9f9f9"]})

@@ -104,6 +104,17 @@ def test_the_status_says_which_owners_keep_their_machines(scene: Scene) -> None:
     assert "kept" not in json.dumps(run("status"))
 
 
+def test_a_store_that_cannot_be_written_is_told_with_every_answer(scene: Scene) -> None:
+    scene.ctx.store_away.set()
+    connecting._warn.cache_clear()
+    done = CliRunner().invoke(main.app, ["worker", "list", "--json"], catch_exceptions=False)
+    assert json.loads(done.stdout) == {"workers": []}
+    assert "cannot write its store now" in done.stderr and "make room" in done.stderr
+    scene.ctx.store_away.clear()
+    connecting._warn.cache_clear()
+    assert not CliRunner().invoke(main.app, ["worker", "list"], catch_exceptions=False).stderr
+
+
 def test_a_worker_that_is_away_is_kept_by_nobody() -> None:
     slot = {"device": "cpu", "hold": "on battery"}
     found = [{"name": "a", "live": True, "slots": [slot, slot]}, {"name": "b", "live": False, "slots": [slot]}]

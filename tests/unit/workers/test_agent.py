@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,19 @@ def test_an_invite_may_begin_with_a_dash() -> None:
     assert (given.invite, given.name) == ("-a_b-c", "pc")
     assert agent.bound_invite(["--invite"]) == ["--invite"]
     assert agent.bound_invite(["--invite=x", "--name", "y"]) == ["--invite=x", "--name", "y"]
+
+
+def test_a_name_is_what_was_typed_also_in_a_plain_c_locale() -> None:
+    typed = "砂防PC".encode().decode(sys.getfilesystemencoding(), "surrogateescape")
+    assert agent._as_typed(typed) == "砂防PC"
+    argv = [
+        sys.executable,
+        "-c",
+        "import sys; from workers.agent import _as_typed; print(ascii(_as_typed(sys.argv[1])))",
+    ]
+    plain = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([*argv, "砂防PC"], env=plain, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ascii("砂防PC")
 
 
 def test_gpus_need_a_torch_that_can_use_them(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -52,6 +53,21 @@ def keep(home: Path, **kept: Any) -> Path:
     file = home / "identity.json"
     file.write_text(json.dumps(kept), encoding="utf-8")
     return file
+
+
+def test_a_worker_keeps_its_name_from_pool_to_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+
+    def post(_path: str, request: JoinRequest, _reply: type[JoinReply]) -> JoinReply:
+        names.append(request.name)
+        return JoinReply(worker="a1b2c3d4", token=str(request.token), broker_url="redis://127.0.0.1:1", queue="q")
+
+    monkeypatch.setattr(identity, "Client", lambda *_: SimpleNamespace(post=post))
+    monkeypatch.setattr(identity, "_is_foreign", lambda *_: True)
+    monkeypatch.setattr(identity.platform, "node", lambda: "vm")
+    for name in (None, "砂防PC", None, "other"):
+        identity.find(tmp_path, API, "invite", name)
+    assert names == ["vm", "砂防PC", "砂防PC", "other"]
 
 
 def test_an_identity_of_an_older_version_gets_a_password_once(tmp_path: Path) -> None:
