@@ -44,7 +44,7 @@ def open_store(url: str) -> Engine:
     except DBAPIError as error:
         raise SetupError(
             f"The store at {address!r} cannot be opened ({_first_line(error.orig)})",
-            "Check JSM_HOME and JSM_DATABASE_URL, and that the database runs",
+            "Check JSM_HOME and JSM_DATABASE_URL, that the database runs, and that its disk has room",
         ) from error
     return engine
 
