@@ -255,7 +255,7 @@ def remaining(whole: float, elapsed: float, began_at: int, position: int, total:
     """
     done, all_of_it = position - began_at, total - began_at
     thought = max(whole - elapsed, LEAST_LEFT * elapsed)
-    if done <= 0:
+    if done <= 0 or total < position:  # nothing yet, or a worker that does not say how much there is
         return thought
     weight = 1.0 if elapsed >= whole else min(1.0, done / (FAR * all_of_it))
     return weight * elapsed * (total - position) / done + (1 - weight) * thought

@@ -129,7 +129,8 @@ def test_a_slot_says_when_it_will_be_free(engine: Engine, study: str) -> None:
 @pytest.mark.parametrize(
     ("whole", "elapsed", "at", "left"),
     [(100.0, 30.0, (0, 0, 0), 70.0), (100.0, 500.0, (0, 0, 0), 100.0), (100.0, 60.0, (0, 30, 40), 20.0),
-     (100.0, 60.0, (20, 30, 40), 60.0), (100.0, 60.0, (0, 1, 40), 615.0), (30.0, 60.0, (0, 5, 1200), 14340.0)],
+     (100.0, 60.0, (20, 30, 40), 60.0), (100.0, 60.0, (0, 1, 40), 615.0),
+     (100.0, 60.0, (0, 9, 0), 40.0), (30.0, 60.0, (0, 5, 1200), 14340.0)],
 )  # fmt: skip
 def test_how_long_a_run_still_takes(whole: float, elapsed: float, at: tuple[int, int, int], left: float) -> None:
     assert remaining(whole, elapsed, *at) == pytest.approx(left)
