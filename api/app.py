@@ -35,7 +35,7 @@ from jsm_queue.errors import (
     RequestError,
     StoreAwayError,
 )
-from jsm_queue.protocol import TROUBLE, Bell
+from jsm_queue.protocol import STORE_AWAY, Bell
 from jsm_queue.settings import Settings
 from jsm_queue.store.database import open_store
 
@@ -63,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.context = ctx
     app.add_middleware(CheckedRequests)
     app.add_middleware(tell_what_it_is_about)
-    app.add_middleware(tell_of_trouble, ctx.store_away)
+    app.add_middleware(tell_of_the_store, ctx.store_away)
     for routes in (studies, jobs, logs, workers, worker, artifacts, join, tokens, hub):
         app.include_router(routes.router, prefix="/v1")
     app.include_router(join.scripts)
@@ -94,13 +94,13 @@ def tell_what_it_is_about(app: ASGIApp) -> ASGIApp:
     return answer
 
 
-def tell_of_trouble(app: ASGIApp, store_away: threading.Event) -> ASGIApp:
+def tell_of_the_store(app: ASGIApp, store_away: threading.Event) -> ASGIApp:
     """While the store cannot be written, what is read of it is old: every answer's header says so."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         async def told(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start" and store_away.is_set():
-                MutableHeaders(scope=message)[TROUBLE] = StoreAwayError.code
+                MutableHeaders(scope=message)[STORE_AWAY] = "1"
             await send(message)
 
         await app(scope, receive, told)

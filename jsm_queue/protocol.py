@@ -30,8 +30,8 @@ Phase = Literal["running", "delivering"]
 LARGEST = 2**53
 """Of a count, an offset or a number of bytes: every reader of JSON takes it for the number that it is."""
 
-TROUBLE = "X-JSM-Trouble"
-"""header of every answer while something ails the api: the code of an error, `store_away`"""
+STORE_AWAY = "X-JSM-Store-Away"
+"""Header of every answer while the api cannot use its store: what it says is old."""
 
 MAX_RESULT = 256 * 2**20
 """Bytes of a result as JSON: a million records of a usual length. The api answers 413 to a longer one."""
@@ -116,7 +116,10 @@ class Hardware(Message):
 
 
 class HelloRequest(Message):
-    """POST /v1/worker/hello: a new boot_id ends the old session; live attempts not in `undelivered` end lost."""
+    """POST /v1/worker/hello: a new boot_id ends the old session.
+
+    Live attempts that are neither in `undelivered` nor in `running` end lost.
+    """
 
     boot_id: Id
     hardware: Hardware
@@ -124,7 +127,7 @@ class HelloRequest(Message):
     undelivered: Annotated[list[Id], Field(max_length=1000)] = []
     """attempts whose results are whole on the worker's disk"""
     running: Annotated[list[Id], Field(max_length=1000)] = []
-    """attempts that go on, as only the store was another one since: those in `drop` are in vain"""
+    """attempts that go on, as it is the store that changed and not the worker; those in `drop` are in vain"""
     holds: Annotated[list[Sha], Field(max_length=4096)] = []
     """artifacts in the worker's cache: a job that needs them goes there rather than elsewhere"""
 

@@ -63,9 +63,9 @@ def find(home: Path, api: str | None, invite: str | None, name: str | None, ca: 
 
     `api`: without it the address at which this worker joined. `ca`: the authority by which the api is known, in the
     place of the one that was kept; an invite's fingerprint comes first. `name`: without it the one of an earlier pool,
-    or the machine's. An identity that this pool does not know is
-    given up only where there is an invite to join anew with. Raises SetupError without address, or without identity and
-    invite, AuthError when the invite is not good or the api has another key than it says.
+    or the machine's. An identity that this pool does not know is given up only where there is an invite to join anew
+    with. Raises SetupError without address, or without identity and invite, AuthError when the invite is not good or
+    the api has another key than it says.
     """
     known = _load(home)
     if known and not known.broker_secret:  # it joined with an older version

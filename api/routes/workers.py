@@ -23,15 +23,15 @@ def list_workers(ctx: Ctx) -> dict[str, Any]:
     """The workers, whether their lease holds, and their slots. Removed ones are left out.
 
     `state`: active, paused or draining, as people want it. `away_since`: when the lease of one that is away ended, in
-    seconds since the epoch; null for one that is live or was never heard of. `disk_full`: how many ready
+    seconds since the epoch; null for one that is live or was never heard of. `without_room`: how many ready
     jobs it does not get, as they filled its disk. A slot is `busy` where a job of the pool is at work or stands still.
     """
+    now = ctx.now()
     with reading(ctx.engine) as session:
         here = select(t.Worker).where(t.Worker.state != "removed").order_by(t.Worker.name, t.Worker.id)
         workers = session.exec(here).all()
         slots = session.exec(select(t.Slot).order_by(t.Slot.worker, t.Slot.idx)).all()  # type: ignore[arg-type]
-        busy, unfit = queries.busy_slots(session), queries.jobs_without_room(session, ctx.now() - DISK_PAUSE_S)
-    now = ctx.now()
+        busy, without_room = queries.busy_slots(session), queries.jobs_without_room(session, now - DISK_PAUSE_S)
     return {
         "workers": [
             {
@@ -41,7 +41,7 @@ def list_workers(ctx: Ctx) -> dict[str, Any]:
                 "live": worker.lease_until > now,
                 "away_since": _away_since(worker, now),
                 "disk_free": worker.disk_free,
-                "disk_full": unfit[worker.id],
+                "without_room": without_room[worker.id],
                 "hardware": worker.hardware,
                 "slots": [
                     slot.model_dump(exclude={"worker"}) | {"busy": (worker.id, slot.idx) in busy}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from jsm_queue.errors import SetupError, of_code
+from jsm_queue.errors import StoreAwayError
 
 PYTHON = (3, 11)
 INSTALL = "in the project's folder: make install (Windows: python scripts/install.py api worker)"
@@ -205,14 +205,14 @@ def port(name: str, told: int, usual: int, free: bool, pool: bool) -> Check:
     return Check(f"port {name}", "ok", f"{number} is taken: `jsm up` will choose another")
 
 
-def api(url: str | None, told: bool, error: str | None, ails: str | None = None) -> Check:
-    """The api. `told`: by JSM_API_URL; else the home folder's own, which may simply not run now. `ails`: the code of
-    what ails it by its own words.
+def api(url: str | None, told: bool, error: str | None, store_away: bool = False) -> Check:
+    """The api. `told`: by JSM_API_URL; else the home folder's own, which may simply not run now. `store_away`: it
+    answers, and says that it cannot use its store.
     """
     if url is None:
         return Check("api", "ok", "none is configured, and no pool runs on this home folder")
-    if ails:
-        return Check("api", "problem", f"{url} answers, but cannot write its store", of_code(ails, SetupError).cure)
+    if store_away:
+        return Check("api", "problem", f"{url} answers, but cannot write its store", StoreAwayError.cure)
     if error is None:
         return Check("api", "ok", f"{url} answers")
     fix = f"Check the address and the firewall, and that `jsm up` runs there: curl {url}/healthz"

@@ -12,7 +12,16 @@ import httpx
 
 from jsm_queue import protocol, tls
 from jsm_queue.cli import console, home
-from jsm_queue.errors import AuthError, ConflictError, JsmError, NotFoundError, RequestError, SetupError, of_code
+from jsm_queue.errors import (
+    AuthError,
+    ConflictError,
+    JsmError,
+    NotFoundError,
+    RequestError,
+    SetupError,
+    StoreAwayError,
+    of_code,
+)
 from jsm_queue.settings import settings
 
 TIMEOUT_S = 60.0  # a report of a large study takes seconds
@@ -89,16 +98,15 @@ def request(api: httpx.Client, method: str, path: str, **arguments: Any) -> http
         raise SetupError(f"The api at {api.base_url} does not answer ({error})", START_IT) from error
     if not response.is_success:
         raise error_of(response)
-    if trouble := response.headers.get(protocol.TROUBLE):
-        _warn(trouble)
+    if protocol.STORE_AWAY in response.headers:
+        _warn_of_the_store()
     return response
 
 
 @cache
-def _warn(code: str) -> None:
-    """Once a command: what the api answered is as good as it can be now."""
-    ails = of_code(code, SetupError)
-    console.print_warning("the api cannot write its store now, so what it says is old", ails.cure)
+def _warn_of_the_store() -> None:
+    """Once a command, however many answers it needs."""
+    console.print_warning("the api cannot write its store now, so what it says is old", StoreAwayError.cure)
 
 
 def error_of(response: httpx.Response) -> JsmError:

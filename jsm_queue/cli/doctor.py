@@ -28,7 +28,7 @@ from jsm_queue.cli.home import home, read_endpoint
 from jsm_queue.cli.up import DEFAULT_PORTS, LOOPBACK, is_healthy
 from jsm_queue.errors import JsmError, SetupError
 from jsm_queue.logs import masked
-from jsm_queue.protocol import TROUBLE
+from jsm_queue.protocol import STORE_AWAY
 from jsm_queue.settings import Settings, settings
 
 PROBE_S = 180.0  # importing torch takes a minute from a slow disk
@@ -171,9 +171,9 @@ def _ports(config: Settings, folder: Path) -> list[Check]:
 def _api(config: Settings, folder: Path) -> list[Check]:
     endpoint = read_endpoint(folder)
     url = config.api_url or (endpoint.api if endpoint else None)
-    error, skew, ails = _ask_api(url.rstrip("/")) if url else (None, None, None)
+    error, skew, store_away = _ask_api(url.rstrip("/")) if url else (None, None, False)
     return [
-        checks.api(url, config.api_url is not None, error, ails),
+        checks.api(url, config.api_url is not None, error, store_away),
         checks.clock(skew, platform.system()),
     ]
 
@@ -185,17 +185,17 @@ def _pool(folder: Path) -> list[Check]:
     return [checks.api(url, True, found.get("error")), checks.clock(skew, platform.system())]
 
 
-def _ask_api(url: str) -> tuple[str | None, float | None, str | None]:
-    """Why it does not answer, how many seconds this machine's clock is ahead of its, and the code of what ails it."""
+def _ask_api(url: str) -> tuple[str | None, float | None, bool]:
+    """Why it does not answer, how many seconds this machine's clock is ahead of its, and whether its store is away."""
     try:
         answer = httpx.get(f"{url}/healthz", timeout=ANSWER_S, verify=client.trust(url), trust_env=False)
         answer.raise_for_status()
         ahead = time.time() - parsedate_to_datetime(answer.headers["date"]).timestamp()
-        return None, ahead, answer.headers.get(TROUBLE)
+        return None, ahead, STORE_AWAY in answer.headers
     except (KeyError, ValueError):
-        return None, None, None
+        return None, None, False
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return _words(error), None, None
+        return _words(error), None, False
 
 
 # ---- hub, queue, store -------------------------------------------------------------------------------------

@@ -202,7 +202,7 @@ def change(study_id: str, what: Literal["pause", "resume", "retry"], as_json: bo
         console.print_json(answer)
         return
     wanted = answer.get("wanted", 0)
-    shared = f", but for {wanted} jobs that another study wants too" if wanted else ""
+    shared = f", but for jobs that another study wants too ({wanted})" if wanted else ""
     words = CHANGED[what].format(**answer, shared=shared)
     console.out.print(f"study {answer['id'][:SHORT]}   {answer['state']}   {words}")
 

@@ -50,7 +50,7 @@ def _row(worker: dict, now: float) -> list[str]:
     if not worker["live"]:  # what it said last is old
         return [*known, "", "", "", ""]
     busy = str(sum(slot["busy"] for slot in reported))
-    why_not = [*holds(worker), *full_disk(worker)]
+    why_not = [*holds(worker), *without_room(worker)]
     return [*known, busy, memory(reported), console.size(disk) if disk is not None else "", "; ".join(why_not)]
 
 
@@ -83,9 +83,9 @@ def holds(worker: dict) -> list[str]:
     return list(dict.fromkeys(f"{slot['device']}: {slot['hold']}" for slot in worker["slots"] if slot["hold"]))
 
 
-def full_disk(worker: dict) -> list[str]:
+def without_room(worker: dict) -> list[str]:
     """Nothing, or "no room on its disk for 2 jobs"."""
-    jobs = worker["disk_full"]
+    jobs = worker["without_room"]
     return [f"no room on its disk for {jobs} job{'s' if jobs > 1 else ''}"] if jobs else []
 
 

@@ -192,3 +192,20 @@ def test_what_a_restored_store_does_not_know_makes_room_and_goes_on_where_it_was
     assert re.search(r"it goes on from \d+", said)
     assert "the restored store does not know it" in pool.log("one") and "Traceback" not in pool.log("one")
     pool.http.delete(f"/v1/studies/{study}")
+
+
+def test_what_a_restored_store_knows_goes_on(
+    make_pool: Callable[[str], Pool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool("pool")
+    monkeypatch.setattr(backup, "settings", lambda: Settings(home=pool.home))
+    study = submit(pool)
+    pool.start_agent("one", CHAOS_STEP_S="1")
+    attempt, position = pool.wait_training()
+    backup.backup(tmp_path / "kept", as_json=True)
+    backup.restore(next((tmp_path / "kept").glob("store-*.sqlite")), yes=True, as_json=True)
+    wait_for(lambda: "The store was restored" in pool.log("one"), "the worker to hear of it")
+    wait_for(lambda: pool.attempt(attempt).position > position + 1 or pool.attempt(attempt).reason, "it to go on")
+    assert (pool.attempt(attempt).state, pool.attempt(attempt).reason) == ("running", None)
+    assert pool.training(), "nothing else runs in its place"
+    pool.http.delete(f"/v1/studies/{study}")

@@ -141,7 +141,7 @@ def test_the_api_and_its_clock() -> None:
     assert checks.api(None, False, None).state == "ok"
     assert checks.api("http://a", True, "refused").state == "problem"
     assert checks.api("http://a", False, "refused").state == "warning"
-    full = checks.api("http://a", True, None, "store_away")
+    full = checks.api("http://a", True, None, store_away=True)
     assert full.state == "problem" and "make room" in full.fix
     assert checks.clock(None, "Linux").state == checks.clock(-2.0, "Linux").state == "ok"
     ahead, behind = checks.clock(90.0, "Linux"), checks.clock(-90.0, "Windows")
@@ -165,7 +165,7 @@ def test_the_clock_is_read_from_the_apis_date(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(doctor.httpx, "get", answer)
     monkeypatch.setattr(doctor.time, "time", lambda: 1795608000.0 + 75)
-    assert doctor._ask_api("http://a") == (None, 75.0, None)
+    assert doctor._ask_api("http://a") == (None, 75.0, False)
 
 
 def test_the_broker_rule_and_passwords() -> None:

@@ -157,7 +157,7 @@ def test_a_state_that_no_job_is_in_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp932", "cp1252"])
 def test_a_terminal_of_another_encoding_gets_question_marks(encoding: str) -> None:
-    code = "from jsm_queue.cli import __main__ as m; m.print_anywhere(); print('東京 → é 砂防')"
+    code = "from jsm_queue.cli import streams; streams.print_anywhere(); print('東京 → é 砂防')"
     env = os.environ | {"PYTHONIOENCODING": encoding}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
     assert done.stdout.decode(encoding).strip() == "東京 → é 砂防".encode(encoding, "replace").decode(encoding)

@@ -106,12 +106,12 @@ def test_the_status_says_which_owners_keep_their_machines(scene: Scene) -> None:
 
 def test_a_store_that_cannot_be_written_is_told_with_every_answer(scene: Scene) -> None:
     scene.ctx.store_away.set()
-    connecting._warn.cache_clear()
+    connecting._warn_of_the_store.cache_clear()
     done = CliRunner().invoke(main.app, ["worker", "list", "--json"], catch_exceptions=False)
     assert json.loads(done.stdout) == {"workers": []}
     assert "cannot write its store now" in done.stderr and "make room" in done.stderr
     scene.ctx.store_away.clear()
-    connecting._warn.cache_clear()
+    connecting._warn_of_the_store.cache_clear()
     assert not CliRunner().invoke(main.app, ["worker", "list"], catch_exceptions=False).stderr
 
 
