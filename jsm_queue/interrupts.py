@@ -1,7 +1,10 @@
 """Ctrl-C while a program's modules load."""
 
+import _thread
 import contextlib
 import signal
+import sys
+import time
 from collections.abc import Iterator
 
 
@@ -16,3 +19,23 @@ def end_at_once() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+def never_swallow() -> None:
+    """Ctrl-C that falls into a destructor or a callback of the import system is none: Python prints it and goes on.
+    It comes again, a moment later.
+    """
+    told = sys.unraisablehook
+
+    def hook(ignored: "sys.UnraisableHookArgs") -> None:
+        if issubclass(ignored.exc_type, KeyboardInterrupt):
+            _thread.start_new_thread(_again, ())  # here it would be swallowed as well
+        else:
+            told(ignored)
+
+    sys.unraisablehook = hook
+
+
+def _again() -> None:
+    time.sleep(0.01)
+    _thread.interrupt_main()

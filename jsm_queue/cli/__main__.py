@@ -1,6 +1,6 @@
 """The program `jsm`, and `python -m jsm_queue.cli`: what `jsm_queue.cli.main` says."""
 
-from jsm_queue.interrupts import end_at_once
+from jsm_queue.interrupts import end_at_once, never_swallow
 
 
 def main() -> None:
@@ -10,6 +10,7 @@ def main() -> None:
 
         print_anywhere()  # the console looks at the streams when it is loaded
         from jsm_queue.cli import main as commands
+    never_swallow()
     commands.main()
 
 

@@ -4,6 +4,7 @@ import json
 import sys
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -22,14 +23,15 @@ def print_json(value: Any) -> None:
 def print_table(columns: dict[str, str], rows: list[list[str]], empty: str) -> None:
     """A plain table. `columns`: heading → "left", "right" or "cut"; `empty` is printed when there are no rows.
 
-    Where lines get too long, columns that may be "cut" give way first; the first one, by which things are named, never.
+    Where lines get too long, only columns that may be "cut" give way; on a terminal that is narrower still lines fold.
     """
     if not rows:
         out.print(empty)
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading, kind in columns.items():
-        whole = max(len(row[0]) for row in rows) if not table.columns else None
+    for place, (heading, kind) in enumerate(columns.items()):
+        texts = [heading, *(Text.from_markup(row[place]).plain for row in rows)]
+        whole = None if kind == "cut" else max(map(cell_len, texts))
         justify = "right" if kind == "right" else "left"
         table.add_column(heading, justify=justify, no_wrap=kind != "cut", overflow="ellipsis", min_width=whole)
     for row in rows:

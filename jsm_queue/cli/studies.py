@@ -139,7 +139,8 @@ def jobs(study_id: str, state: str | None, as_json: bool) -> None:
         raise RequestError(f"No job is ever {state!r}", f"The states are {', '.join(JOB_STATES)}")
     with client.connect() as api:
         params = {"state": state} if state else {}
-        found = client.pages(api, f"/v1/studies/{find(api, study_id)['id']}/jobs", "jobs", **params)
+        study = find(api, study_id)
+        found = client.pages(api, f"/v1/studies/{study['id']}/jobs", "jobs", **params)
     if as_json:
         console.print_json({"jobs": found})
         return
@@ -153,15 +154,18 @@ def jobs(study_id: str, state: str | None, as_json: bool) -> None:
         "last end": "cut",
         "": "cut",
     }
-    console.print_table(columns, [_job_row(job) for job in found], f"no {state} jobs" if state else "no jobs yet")
+    rows = [_job_row(job, study["state"]) for job in found]
+    console.print_table(columns, rows, f"no {state} jobs" if state else "no jobs yet")
 
 
-def _job_row(job: dict[str, Any]) -> list[str]:
+def _job_row(job: dict[str, Any], study: str) -> list[str]:
     # of a job that is done it is how far its last heartbeat saw it
     progress = f"{job['position']}/{job['total']}" if job["total"] and job["state"] != "done" else ""
     seconds = console.duration(job["seconds"]) if job["seconds"] is not None else ""
     note = job["error"].splitlines()[0] if job["error"] else "reused" if job["reused"] else ""
     note = f"stands still: {job['paused']}" if job["paused"] else note
+    if job["state"] in ("ready", "waiting") and study in ("paused", "cancelled"):
+        note = f"the study is {study}"
     return [
         job["id"][:SHORT],
         job["state"],

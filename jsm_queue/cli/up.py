@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -283,9 +284,10 @@ def signals(handler: Any) -> Iterator[None]:
 def choose_ports(config: Settings, folder: Path, opened: lan.Lan | None = None) -> dict[str, int]:
     """Ports for api, Flower, Valkey and the proxy: what the settings tell, else the last ones, else free ones.
 
-    Raises SetupError when a port that the settings tell is taken.
+    Raises SetupError when a port that the settings tell is taken, or told twice.
     """
     told = {"api": config.api_port, "flower": config.flower_port, "valkey": 0, "broker": config.broker_port}
+    _refuse_twice(told)
     ports = last = DEFAULT_PORTS | last_ports(folder)
     hosts = {"api": config.host, "flower": LOOPBACK, "valkey": LOOPBACK}
     if opened:
@@ -298,6 +300,13 @@ def choose_ports(config: Settings, folder: Path, opened: lan.Lan | None = None) 
             )
     write_whole(folder / "ports.json", json.dumps(ports))
     return ports
+
+
+def _refuse_twice(told: Mapping[str, int]) -> None:
+    for (one, port), (other, same) in combinations(told.items(), 2):
+        if port == same != 0:
+            either = f"JSM_{one.upper()}_PORT or JSM_{other.upper()}_PORT"
+            raise SetupError(f"Port {port} is told for {one} and {other}", f"Set {either} to another, or to 0")
 
 
 def last_ports(folder: Path) -> dict[str, int]:

@@ -32,7 +32,7 @@ def set_worker_state(session: Session, worker: t.Worker, state: str, now: float)
     log(session, now, f"worker {state}", worker=worker.id)
     if state == "removed":
         worker.lease_until, worker.broker_secret_hash = 0.0, None
-        _end_all(session, worker, frozenset(), "its worker was removed", now)
+        _end_all(session, worker, frozenset(), frozenset(), "its worker was removed", now)
         _forget_slots(session, worker)
     bump_control(session)
 
@@ -49,7 +49,7 @@ def hello(session: Session, worker: t.Worker, request: protocol.HelloRequest, le
     worker.hardware = request.hardware.model_dump(mode="json")
     log(session, now, "worker hello", worker=worker.id)
     kept = frozenset(request.running)
-    _end_all(session, worker, frozenset(request.undelivered), "its worker started anew", now, kept)
+    _end_all(session, worker, frozenset(request.undelivered), kept, "its worker started anew", now)
     _forget_slots(session, worker, kept)
     session.add_all(_slot(worker.id, report) for report in request.slots)
     _locate(session, worker.id, request.holds)
@@ -57,7 +57,7 @@ def hello(session: Session, worker: t.Worker, request: protocol.HelloRequest, le
 
 
 def _end_all(
-    session: Session, worker: t.Worker, held: frozenset[str], why: str, now: float, kept: frozenset[str] = frozenset()
+    session: Session, worker: t.Worker, held: frozenset[str], kept: frozenset[str], why: str, now: float
 ) -> None:
     """What the old session ran is lost; the attempts `held`, whose results are whole on its disk, are delivering; those
     `kept` stay as they are.

@@ -78,8 +78,10 @@ def _unwanted(now: Situation) -> str | None:
         return None
     if not now.studies:
         return "no study lists it"
-    name, state = min(now.studies, key=lambda study: (study[1] != "paused", study))
-    return f"its study {name} is {state}"
+    state = "paused" if any(state == "paused" for _, state in now.studies) else now.studies[0][1]
+    names = sorted({name for name, each in now.studies if each == state})
+    whose = f"study {names[0]} is" if len(names) == 1 else f"studies {', '.join(names)} are"
+    return f"its {whose} {state}"
 
 
 def _needs(now: Situation) -> str:
@@ -164,19 +166,27 @@ def _queues(own: ReadyJob, ready: Sequence[ReadyJob], pool: Pool, fitting: Mask)
     kept = _kept_for(ready, pool)
     if kept and all(pool.slots[i].worker in kept for i in np.flatnonzero(fitting)):
         return f"the slots that fit are kept for {', '.join(sorted(set(kept.values())))}, which needs a whole worker"
-    held = [pool.slots[i] for i in np.flatnonzero(fitting) if pool.slots[i].hold]
-    if len(held) == fitting.sum():
-        return f"the owner of {held[0].name or held[0].worker} keeps what fits: {held[0].hold}"
+    held = np.array([slot.hold is not None for slot in pool.slots], dtype=bool) & fitting
+    if (held == fitting).all():
+        return _keeps(pool, held, "what fits")
+    fitting = fitting & ~held
     before = _before(own, ready, pool)
     ahead = f"; {before} job{'s go' if before > 1 else ' goes'} before it" if before else ""
     if own.awaits:
         ahead += "; a worker that went away has more of it done, and goes on with it when it is back"
+    if held.any():
+        ahead += f"; {_keeps(pool, held, 'what fits there')}"
     if (fitting & pool.free).any():
         if before:
             return f"the slots that are free go to others first{ahead}"
         return f"a slot is free, but it ends sooner where it waits: {_until(pool, fitting & ~pool.free)}"
     slots = "slot that fits is" if fitting.sum() == 1 else f"{int(fitting.sum())} slots that fit are"
     return f"the {slots} busy; {_until(pool, fitting)}{ahead}"
+
+
+def _keeps(pool: Pool, held: Mask, what: str) -> str:
+    first = pool.slots[int(np.flatnonzero(held)[0])]
+    return f"the owner of {first.name or first.worker} keeps {what}: {first.hold}"
 
 
 def _kept_for(ready: Sequence[ReadyJob], pool: Pool) -> dict[str, str]:

@@ -101,6 +101,11 @@ def test_a_port_that_is_taken(tmp_path: Path, taken: int, name: str) -> None:
     assert not (tmp_path / "endpoint.json").exists()
 
 
+def test_one_port_for_two_parts(tmp_path: Path) -> None:
+    said = one_line(jsm("up", home=tmp_path, JSM_API_PORT="18080", JSM_FLOWER_PORT="18080"), 3)
+    assert "Port 18080 is told for api and flower" in said and "JSM_FLOWER_PORT" in said
+
+
 def test_an_api_on_a_port_that_is_taken(tmp_path: Path, taken: int) -> None:
     done = run(["api"], tmp_path, JSM_API_PORT=str(taken), JSM_BROKER_URL="redis://127.0.0.1:1/0")
     assert f"Port {taken} on 127.0.0.1 is taken" in one_line(done, 3)

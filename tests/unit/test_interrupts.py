@@ -37,6 +37,35 @@ def test_afterwards_it_is_as_before() -> None:
     assert (done.returncode, done.stdout) == (0, "goes on\n"), done.stderr
 
 
+SWALLOWED = """
+import time
+from jsm_queue.interrupts import never_swallow
+never_swallow()
+
+class Left:
+    def __del__(self):
+        raise {error}
+
+try:
+    Left()
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        time.sleep(0.01)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def test_ctrl_c_in_a_destructor_is_not_lost() -> None:
+    done = run(SWALLOWED.format(error="KeyboardInterrupt"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "stopped\n", "")
+
+
+def test_other_errors_in_a_destructor_are_told_as_ever() -> None:
+    code = SWALLOWED.format(error="ValueError('odd')").replace("+ 60", "+ 0")
+    assert "Exception ignored in" in (done := run(code)).stderr and "odd" in done.stderr and done.stdout == ""
+
+
 @pytest.mark.parametrize("program", ["workers.__main__", "jsm_queue.cli.__main__"])
 def test_a_program_loads_nothing_before_it_is_safe(program: str) -> None:
     done = run(f"import {program}, sys; print(sorted({{'celery', 'typer', 'httpx'}} & set(sys.modules)))")

@@ -33,6 +33,7 @@ def why(*slots: OpenSlot, beside: tuple[ReadyJob, ...] = (), **more: Any) -> str
         (Situation("active", worker="pc", attempt="delivering"), "pc has its whole result"),
         (Situation("ready", studies=(("toy", "paused"),)), "its study toy is paused"),
         (Situation("waiting", studies=(("toy", "cancelled"), ("x", "paused"))), "its study x is paused"),
+        (Situation("ready", studies=(("b", "paused"), ("a", "paused"))), "its studies a, b are paused"),
         (Situation("ready"), "no study lists it"),
         (replace(READY, rests_s=110.0), "its judge's server was away; it is asked again in about 2 min"),
     ],
@@ -76,6 +77,11 @@ def test_who_has_what_fits() -> None:
     assert two == "the 2 slots that fit are busy; the next is free in about 12 min; 1 job goes before it"
     held = replace(gpu("w", busy_s=None, name="desk"), hold="a game runs")
     assert why(held) == "the owner of desk keeps what fits: a game runs"
+    beside = why(held, gpu("v", busy_s=600.0))
+    assert beside == (
+        "the slot that fits is busy; the next is free in about 12 min; "
+        "the owner of desk keeps what fits there: a game runs"
+    )
     assert "kept for latency" in why(gpu("w"), beside=(LATENCY,))
     assert why(gpu("w")) == "a slot is free for it; it is offered with the next look"
     waits = why(gpu("fast", FAST, busy_s=60.0), gpu("slow", costs.SlotClass("gpu", "RTX 3060")))

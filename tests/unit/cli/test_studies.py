@@ -146,7 +146,7 @@ def test_a_report_makes_no_folders(api: dict[str, Any], tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("width", [60, 200])
+@pytest.mark.parametrize("width", [40, 60, 200])
 def test_the_jobs_ids_stay_whole_beside_long_messages(
     api: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
 ) -> None:
@@ -156,7 +156,17 @@ def test_the_jobs_ids_stay_whole_beside_long_messages(
     studies.jobs("small", None, as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["job", "0123456789ab", "donedonedone"]
-    assert "train failed" in lines[1] or width == 60
+    assert lines[1].split()[1] == "failed" and "train failed" in lines[1]
+
+
+@pytest.mark.parametrize("state", ["paused", "cancelled"])
+def test_what_is_ready_in_a_study_that_stands_still_says_so(
+    api: dict[str, Any], capsys: pytest.CaptureFixture[str], state: str
+) -> None:
+    api |= {"state": state, "listed": [job("ready"), job("done"), job("active")]}
+    studies.jobs("small", None, as_json=False)
+    told = [f"the study is {state}" in line for line in capsys.readouterr().out.splitlines()]
+    assert told == [False, True, False, False]
 
 
 def test_no_match_is_not_no_jobs(api: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
