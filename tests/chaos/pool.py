@@ -159,9 +159,10 @@ class ChaosPool(Pool):
 
     def leave(self) -> list[str]:
         """Every worker is told to end, then everything is ended. Returns what was left running, in words."""
-        for worker in WORKERS:
+        begun = [worker for worker in WORKERS if worker in self.parts]
+        for worker in begun:
             os.kill(self.parts[worker].pid, signal.SIGTERM)
-        late = [worker for worker in WORKERS if not _ends(self.parts[worker])]
+        late = [worker for worker in begun if not _ends(self.parts[worker])]
         self.close()
         for line in self.lines.values():
             line.close()
