@@ -148,10 +148,13 @@ class Uploads:
         return [sha for sha in doomed if self._remove(sha)]
 
     def discard(self, sha: str, now: float) -> bool:
-        """Remove a file that was a checkpoint, at once, unless somebody refers to it. Returns whether it went."""
+        """Remove a file that was a checkpoint, at once, unless somebody refers to it. Returns whether it went.
+
+        What a crash left doomed goes with it.
+        """
         with writing(self._engine) as session:
-            lifecycle.doom(session, now + 1, now, only=sha)
-        return self._remove(sha)
+            doomed = lifecycle.doom(session, now + 1, now, only=sha)
+        return sha in [each for each in doomed if self._remove(each)]
 
     def abandoned(self, before: float) -> list[Path]:
         """The uploads that broke off and that nobody went on with since `before`."""

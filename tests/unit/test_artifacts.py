@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
+from sqlmodel import select
 
 from jsm_queue import artifacts
 from jsm_queue.artifacts import Uploads, find, path_of
@@ -17,6 +18,7 @@ from jsm_queue.errors import ConflictError, NotFoundError
 from jsm_queue.protocol import ArtifactState
 from jsm_queue.store import queries
 from jsm_queue.store.database import reading
+from jsm_queue.store.tables import Artifact
 from tests.waiting import wait_for
 
 DATA = b"model " * 1000
@@ -192,6 +194,23 @@ def test_a_visible_file_that_the_store_does_not_know_is_verified(
     whole.write_bytes(content)
     assert uploads.offer(SHA, SIZE, 0.0).have == (content == DATA)
     assert known(engine) == ({SHA: SIZE} if content == DATA else {})
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_what_a_crash_left_doomed_goes_with_the_next_checkpoint(
+    uploads: Uploads, engine: Engine, monkeypatch: pytest.MonkeyPatch, removed: bool
+) -> None:
+    other = hashlib.sha256(b"newer").hexdigest()
+    for sha, data in ((SHA, DATA), (other, b"newer")):
+        send(uploads, data, sha=sha, size=len(data))
+        uploads.finish(sha, len(data), 0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(uploads, "_remove", lambda sha: path_of(uploads.root, sha).unlink() if removed else None)
+        assert not uploads.discard(SHA, 1.0)
+    assert uploads.discard(other, 2.0)
+    assert [path for path in uploads.root.rglob("*") if path.is_file()] == []
+    with reading(engine) as session:
+        assert session.exec(select(Artifact)).all() == []
 
 
 def test_what_was_sent_again_leaves_nothing_behind(uploads: Uploads) -> None:
