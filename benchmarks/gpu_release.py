@@ -106,7 +106,8 @@ def run_runner() -> int:
 def train(work: Work) -> Outcome:
     """Steps for ever, with AdamW's two states of an adapter, in a memory of HOLD_BYTES; each step may be saved."""
     import torch
-    from safetensors.torch import save
+
+    from workers.engine.checkpoint import saving
 
     state = {name: torch.zeros(ADAPTER_FLOATS, device=work.device.name) for name in ("adapter", "mean", "square")}
     left = torch.randn(SIDE, SIDE, device=work.device.name)
@@ -118,7 +119,7 @@ def train(work: Work) -> Outcome:
         state["adapter"] += torch.tanh(left @ left)[0, 0] * 1e-6
         if left.is_cuda:
             torch.cuda.synchronize()
-        work.checkpoint(step, lambda: save(state))
+        work.checkpoint(step, lambda: saving(state, {}))
         work.progress(step, 0, {"held": float(rest.nbytes)})
 
 

@@ -1,6 +1,7 @@
 """Files that a reader never sees half of, also after a power cut."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -18,6 +19,17 @@ def write_secret(path: Path, text: str) -> Path:
     return _write(path, text, 0o600)
 
 
+def save_whole(path: Path, save: Callable[[Path], object]) -> Path:
+    """The same of a file that `save` writes at the path that it is given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.part")  # its own name: two may write the same file
+    try:
+        save(partial)
+        return publish(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def publish(partial: Path, path: Path) -> Path:
     """Give a file that is complete, and closed, the name by which readers find it; what had that name is replaced.
 
@@ -33,15 +45,12 @@ def publish(partial: Path, path: Path) -> Path:
 
 
 def _write(path: Path, content: str | bytes, mode: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid4().hex}.part")  # its own name: two may write the same file
-    try:
+    def save(partial: Path) -> None:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
-        return publish(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+    return save_whole(path, save)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter
 
-from workers.work import Work
+from workers.work import Work, saving
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Finished(Generic[Item]):
 
     def tell(self, total: int, metrics: dict[str, float]) -> None:
         """A safe point: so many of `total` are finished."""
-        self._work.checkpoint(len(self), self._content)
+        self._work.checkpoint(len(self), lambda: saving(self._content()))
         self._work.progress(len(self), total, metrics)
 
     def _content(self) -> bytes:

@@ -10,10 +10,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from jsm_queue.files import write_whole
+from jsm_queue.files import save_whole
 from workers import checkpointfolder
 from workers.lines import Command, EventLine, JobLine
-from workers.work import Take
+from workers.work import Save, Take
 
 logger = logging.getLogger(__name__)
 
@@ -84,14 +84,14 @@ class Keeper:
             return
         began = time.monotonic()
         try:
-            content = take()
+            save = take()
         except MemoryError:
             self._put_off("there is no memory for it", began)
             return
         self.wait()
         self.position = position
         context = contextvars.copy_context()  # of the job that is logged
-        arguments = (self._write, position, content, began)
+        arguments = (self._write, position, save, began)
         self._writing = threading.Thread(target=context.run, args=arguments, name="checkpoint", daemon=True)
         self._writing.start()
 
@@ -100,18 +100,18 @@ class Keeper:
         if self._writing:
             self._writing.join()
 
-    def _write(self, position: int, content: bytes, began: float) -> None:
+    def _write(self, position: int, save: Save, began: float) -> None:
         assert self._job.checkpoints
         path = checkpointfolder.path_of(self._job.checkpoints, position, self._job.charges)
         try:
-            write_whole(path, content)
-        except OSError as error:
+            size = save_whole(path, save).stat().st_size
+        except (OSError, MemoryError) as error:
             self._put_off(f"{type(error).__name__}: {error}", began)
             return
         self._kept = [*self._kept, path][-checkpointfolder.KEPT :]
         checkpointfolder.keep_only(path.parent, self._kept)
         self._next = time.monotonic() + pause_after(time.monotonic() - began)
-        attempt, size = self._job.attempt, len(content)
+        attempt = self._job.attempt
         self._say(EventLine(event="checkpoint", attempt=attempt, position=position, path=path, size=size))
 
     def _put_off(self, why: str, began: float) -> None:

@@ -19,8 +19,14 @@ from jsm_queue.protocol import RecordIn
 Progress = Callable[[int, int, dict[str, float]], None]
 """progress(position, total, metrics): called at least every few seconds of work; also the sign of life."""
 
-Take = Callable[[], bytes]
-"""A checkpoint file's content: all that going on from here needs. It is never pickled."""
+Save = Callable[[Path], object]
+"""Writes a checkpoint's file at that path: all that going on from there needs. It is never pickled.
+
+Called from another thread while the job goes on. Raises OSError.
+"""
+
+Take = Callable[[], Save]
+"""The state as it is now: what the job changes later is not in it."""
 
 Offer = Callable[[int, Take], None]
 """checkpoint(position, take): called just before the progress of that position. `take` is called within that progress,
@@ -34,6 +40,11 @@ class Device:
 
     name: str
     threads: int
+
+
+def saving(content: bytes) -> Save:
+    """Of a checkpoint that is these bytes."""
+    return lambda path: path.write_bytes(content)
 
 
 def _offer_nothing(position: int, take: Take) -> None:

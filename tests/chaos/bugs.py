@@ -9,7 +9,7 @@ CHAOS_BUG   the name of the one that is planted; without it there is none
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ from jsm_queue import protocol
 from jsm_queue.errors import ConflictError, JsmError
 from jsm_queue.files import publish
 from tests.planting import Plant, into, nothing
+from workers.work import Take
 
 BUGS: dict[str, Plant] = {}
 _bug = into(BUGS)
@@ -43,7 +44,7 @@ def chosen(bugs: Mapping[str, Plant]) -> AbstractContextManager[Any]:
 def a_checkpoint_is_taken_while_the_job_goes_on() -> Iterator[None]:
     from workers import safepoints
 
-    def write(self: safepoints.Keeper, position: int, take: Callable[[], bytes]) -> None:
+    def write(self: safepoints.Keeper, position: int, take: Take) -> None:
         def late() -> None:
             time.sleep(0.05)  # the thread begins when the system lets it
             self._write(position, take(), began)

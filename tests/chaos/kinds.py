@@ -15,7 +15,7 @@ from pathlib import Path
 
 from jsm_queue.kinds import KINDS, ROLE_FILES, Params, PrepareParams, TrainParams
 from jsm_queue.protocol import RecordIn
-from workers.work import Outcome, Work
+from workers.work import Outcome, Work, saving
 
 STEPS = 20
 ITEMS = 40
@@ -46,7 +46,7 @@ def _steps(work: Work, seen: str) -> str:
         at["position"] += 1
         time.sleep(pause)  # the work itself, which takes time and no CPU; in the midst of it no checkpoint is whole
         at["state"] = next_state
-        work.checkpoint(at["position"], lambda: json.dumps(at).encode())
+        work.checkpoint(at["position"], lambda: saving(json.dumps(at).encode()))
         work.progress(at["position"], STEPS, {"loss": 1 / at["position"]})
     return at["state"]
 

@@ -23,7 +23,7 @@ from tests.chaos.peer import Peer
 from tests.chaos.pool import ChaosPool, patience
 from workers import hardware
 from workers.runner import collect
-from workers.work import Device, Work
+from workers.work import Device, Take, Work
 
 BEAT_S = 0.5
 WAIT_S = 12.0  # for an offer
@@ -141,6 +141,11 @@ class Puppet(Peer):
             folder, checkpoints = Path(name), dict[int, bytes]()
             (folder / "out").mkdir()
             (folder / "in").mkdir()
+
+            def keep(position: int, take: Take) -> None:
+                take()(folder / "checkpoint")
+                checkpoints[position] = (folder / "checkpoint").read_bytes()
+
             for file in grant["inputs"]:
                 path = folder / "in" / file["folder"] / file["name"]
                 path.parent.mkdir(exist_ok=True)
@@ -151,7 +156,7 @@ class Puppet(Peer):
                 folder=folder / "out",
                 device=Device("cpu", 1),
                 progress=lambda *_: None,
-                checkpoint=lambda position, take: checkpoints.__setitem__(position, take()),
+                checkpoint=keep,
             )
             result = collect(grant["kind"], kinds.run(work), folder / "out", {"seconds": 4.0})
             files = {a.sha: (folder / "out" / ROLE_FILES[a.role]).read_bytes() for a in result.artifacts}

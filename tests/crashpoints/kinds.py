@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jsm_queue.kinds import ROLE_FILES, Params, PrepareParams, TrainParams
 from jsm_queue.protocol import RecordIn
-from workers.work import Outcome, Work
+from workers.work import Outcome, Work, saving
 
 PIECE = 600
 """Bytes of a toy agent's upload piece; each file is a bit longer than one."""
@@ -18,7 +18,7 @@ def run(work: Work) -> Outcome:
     """Any kind of the toy study: it looks at every byte of its inputs."""
     seen = _seen(work.inputs)
     work.progress(0, 2, {})
-    work.checkpoint(1, seen.encode)
+    work.checkpoint(1, lambda: saving(seen.encode()))
     work.progress(1, 2, {})
     if isinstance(work.params, PrepareParams):
         _write(work.folder, seen, "train", "validation", "test", "bench", "data_report")

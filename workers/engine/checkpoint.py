@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
+
+from workers.work import Save
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +27,8 @@ STATE = ("step", "exp_avg", "exp_avg_sq")
 Parameters = Mapping[str, torch.nn.Parameter]
 
 
-def pack(parameters: Parameters, optimizer: torch.optim.Optimizer, device: torch.device, log: dict[str, Any]) -> bytes:
-    """The file's content. `log` is plain JSON."""
+def pack(parameters: Parameters, optimizer: torch.optim.Optimizer, device: torch.device, log: dict[str, Any]) -> Save:
+    """The training as it is now. `log` is plain JSON."""
     tensors = {f"adapter/{name}": parameter.detach() for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
         state = optimizer.state.get(parameter, {})  # none where a parameter never had a gradient
@@ -35,7 +37,22 @@ def pack(parameters: Parameters, optimizer: torch.optim.Optimizer, device: torch
     if device.type == "cuda":
         tensors["rng/cuda"] = torch.cuda.get_rng_state(device)
     metadata = {"training": json.dumps({"format": FORMAT} | log)}
-    return save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, metadata)
+    return saving(tensors, metadata)
+
+
+def saving(tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> Save:
+    """Of a checkpoint with these tensors as they are now. Writing them lets other threads go on meanwhile."""
+    taken = {
+        name: tensor.to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+
+    def save(path: Path) -> None:
+        try:
+            save_file(taken, path, metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+    return save
 
 
 def restore(

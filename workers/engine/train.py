@@ -22,7 +22,7 @@ from workers.engine.batches import estimate_memory, passes
 from workers.engine.lora import causal_model
 from workers.engine.nll import answer_nll
 from workers.engine.prompts import Encoded
-from workers.work import Work
+from workers.work import Save, Work
 
 CLIP = 1.0
 """Largest norm of a step's gradient."""
@@ -146,8 +146,8 @@ class _Stepper:
         self.peak_bytes = max(self.peak_bytes, _used_memory(self.base.device))
         return loss
 
-    def pack(self, steps: Sequence[Step], seconds: float) -> bytes:
-        """A checkpoint's content, after those steps."""
+    def pack(self, steps: Sequence[Step], seconds: float) -> Save:
+        """A checkpoint after those steps."""
         log = {"seconds": seconds, "steps": [asdict(step) for step in steps]}
         return checkpoint.pack(self.named, self.optimizer, self.base.device, log)
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import PreTrainedModel
 
-from workers.engine import batches
+from workers.engine import batches, checkpoint
 from workers.engine import train as engine
 from workers.engine.prompts import Encoded
 from workers.kinds import score, train
-from workers.work import Take, Work
+from workers.work import Save, Take, Work
 
 from .conftest import score_params, train_params
 from .test_train import digests
@@ -36,7 +37,7 @@ def broken_off(work: Work, at: int) -> Path:
 
     def progress(position: int, total: int, metrics: dict[str, float]) -> None:
         if position >= at:
-            file.write_bytes(offers[-1]())
+            offers[-1]()(file)
             raise Broken
 
     kind = train if hasattr(work.params, "training") else score
@@ -65,6 +66,26 @@ def test_a_resumed_training_equals_an_unbroken_one(params: Any, make_work: Calla
     assert losses(second) == losses(whole)
     assert digests(second.folder) == digests(whole.folder)
     assert outcome.metrics["steps"] == STEPS and outcome.metrics["seconds"] > 0
+
+
+def test_a_checkpoint_that_is_written_late_is_of_when_it_was_taken(
+    params: Any, make_work: Callable[..., Work], llama: Path, tmp_path: Path
+):
+    work, offers, saves = make_work(llama, params), list[Take](), list[Save]()
+    whole = replace(
+        work,
+        checkpoint=lambda _, take: offers.append(take),
+        progress=lambda position, *_: saves.append(offers[-1]()) if position == 2 else None,
+    )
+    train.run(whole)
+    saves[0](tmp_path / "late")
+    train.run(resumed := replace(make_work(llama, params, name="resumed"), resume=tmp_path / "late"))
+    assert digests(resumed.folder) == digests(whole.folder)
+
+
+def test_where_no_file_can_be_written_it_says_so_as_files_do(tmp_path: Path):
+    with pytest.raises(OSError, match="No such file"):
+        checkpoint.saving({"x": torch.zeros(2)}, {})(tmp_path / "missing" / "x")
 
 
 def test_a_finished_training_that_is_resumed_is_finished(params: Any, make_work: Callable[..., Work], llama: Path):
@@ -166,7 +187,8 @@ def test_a_resumed_scoring_equals_an_unbroken_one_and_keeps_who_scored(
     )
     assert score.run(resumed).records == records
     assert told[0] > lines[0]["count"], "what is finished is not done again"
-    made = [json.loads(line)["attempt"] for line in offers[-1]().splitlines()[1:]]
+    offers[-1]()(file)
+    made = [json.loads(line)["attempt"] for line in file.read_text("utf-8").splitlines()[1:]]
     assert made == ["a1a1a1a1"] * lines[0]["count"] + ["b2b2b2b2"] * (10 - lines[0]["count"])
 
 

@@ -15,7 +15,7 @@ PROGRAM = textwrap.dedent(
     from jsm_queue.errors import DataError, SetupError
     from jsm_queue.protocol import RecordIn
     from workers import runner, safepoints
-    from workers.work import Outcome
+    from workers.work import Outcome, saving
 
     safepoints.CHECKPOINT_S = 0.01
 
@@ -24,7 +24,7 @@ PROGRAM = textwrap.dedent(
         begun = int(work.resume.read_text(encoding="utf-8")) if work.resume else 0
         for step in range(begun + 1, 2001):
             time.sleep(0.005)
-            work.checkpoint(step, lambda: str(step).encode())
+            work.checkpoint(step, lambda: saving(str(step).encode()))
             work.progress(step, 2000, {"begun": begun})
             if (work.inputs / "enough").exists():
                 return Outcome([], {"begun": begun, "steps": step, "ooms": work.ooms})
