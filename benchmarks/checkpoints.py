@@ -1,24 +1,32 @@
 """`make bench-checkpoints`: what checkpoints cost a training, and what comes of going on from one.
 
 A real slot and runner train an adapter of rank 16, with dropout, on NF4 weights of Llama-3-8B's shape (without a GPU,
-on the demo's base): as often with checkpoints as without, and what is written is hashed and sent on as the agent does;
-once from a checkpoint that was made half-way; and on a GPU in so little memory that it does not fit at first.
+on the demo's base): from a checkpoint that was made half-way; with checkpoints, each hashed and sent on as the agent
+does; and on a GPU in so little memory that it does not fit at first.
+
+What checkpoints cost is measured within one training whose steps are all the same work: what the steps take longer
+during which one is taken, written, hashed or sent. They are made more often there than else; the cost of one is then
+spread over the time that passes between two.
 """
 
 import contextlib
 import itertools
 import json
+import math
 import os
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -28,7 +36,7 @@ from jsm_queue.canonical import file_hash
 from jsm_queue.data.examples import Example, write_examples
 from jsm_queue.kinds import ROLE_FILES, BaseRef, TrainParams
 from jsm_queue.spec import TrainingSpec
-from workers import checkpoints, slots
+from workers import safepoints, slots
 from workers.board import Board
 from workers.hardware import SlotPlan, list_gpus
 from workers.lines import EventLine, JobLine
@@ -36,8 +44,8 @@ from workers.slots import Slot
 
 ON_GPU = DEVICE.name != "cpu"
 STEPS = 12  # of the training that is gone on with after half of them
-PAIRS = 3  # of trainings with and without checkpoints
-LONG_STEPS = 48 if ON_GPU else 30  # of each of them
+LONG_STEPS = 80 if ON_GPU else 400  # of the training with checkpoints
+OFTEN = 0.1  # of its time may go into writing them
 BATCH = 16 if ON_GPU else 4
 STALL_S = 600.0
 ROOM = 16 * 2**30  # that is left on the GPU, as on a consumer's card
@@ -63,31 +71,36 @@ def main() -> int:
 
 def measure(bench: "Bench") -> Iterator[Row]:
     """All rows."""
-    whole = bench.train("whole", STEPS, every_step=True)
+    whole = bench.train("whole", STEPS, share=math.inf)
     again = bench.train("again", STEPS)
     resumed = bench.train("resumed", STEPS, resume=whole)
-    if min(resumed.said) <= whole.position:
+    if min(resumed.course.said) <= whole.position:
         raise RuntimeError("it did not go on from the checkpoint")
     noise = difference(whole.losses, again.losses)
     gone_on = difference(whole.losses, resumed.losses)
     yield Row("losses after resuming, largest difference", gone_on, "relative", 2 * noise, "a rerun", noise)
     apart, other = whole.apart(resumed), whole.apart(again)
     yield Row("adapter after resuming, difference", apart, "relative", 2 * other, "a rerun", other)
-    with_, without = [], []
-    for i in range(PAIRS):
-        without.append(bench.train(f"without-{i}", LONG_STEPS).pace)
-        with_.append(bench.train(f"with-{i}", LONG_STEPS, checkpoints=True).pace)
-    yield Row(
-        "step with checkpoints",
-        min(with_),
-        "s",
-        bound=1.02 * min(without),
-        reference="without",
-        reference_value=min(without),
-    )
-    yield Row("a checkpoint", bench.size / 1e6, "MB")
+    yield from cost(bench.train("often", LONG_STEPS, share=OFTEN).course, bench.size)
     if ON_GPU:
         yield from short_of_memory(bench, whole.losses, noise)
+
+
+def cost(course: "Course", size: int) -> Iterator[Row]:
+    """What checkpoints of so many bytes take of a training's time."""
+    for each in course.kept:
+        ago = [moment - each.taken for moment in (each.written, each.sent)]
+        print(f"checkpoint at {each.position}: written after {ago[0]:.2f} s, sent after {ago[1]:.2f} s")
+    print("seconds a step:", *(f"{pace:.3f}" for pace in course.paces()))
+    usual, longer = course.usual(), course.longer() / len(course.kept)
+    written = statistics.mean(each.written - each.taken for each in course.kept)
+    between = written + safepoints.pause_after(written)
+    step = usual * (1 + longer / between)
+    yield Row("step with checkpoints", step, "s", bound=1.02 * usual, reference="without", reference_value=usual)
+    yield Row("what a checkpoint takes of the training", longer, "s")
+    yield Row("until it is written", written, "s")
+    yield Row("between two checkpoints", between, "s")
+    yield Row("a checkpoint", size / 1e6, "MB")
 
 
 def short_of_memory(bench: "Bench", losses: list[float], noise: float) -> Iterator[Row]:
@@ -108,10 +121,11 @@ def short_of_memory(bench: "Bench", losses: list[float], noise: float) -> Iterat
 
 def run_runner() -> int:
     """The real runner process; with BENCH_LIMIT it may not take more of the GPU, in bytes."""
-    from workers import runner, safepoints
+    from workers import runner
 
-    if "BENCH_EVERY_STEP" in os.environ:
-        safepoints.CHECKPOINT_S, safepoints.SHARE = 0.0, 1e9
+    if share := os.environ.get("BENCH_SHARE"):
+        safepoints.SHARE = float(share)
+        safepoints.CHECKPOINT_S *= math.isfinite(safepoints.SHARE)
     if limit := os.environ.get("BENCH_LIMIT"):
         torch.cuda.set_per_process_memory_fraction(int(limit) / torch.cuda.mem_get_info()[1])
     with contextlib.suppress(BrokenPipeError):
@@ -141,6 +155,52 @@ def other_program() -> Iterator[None]:
 # ---- the measurement ---------------------------------------------------------------------------------------
 
 
+class Kept(NamedTuple):
+    """When a checkpoint was taken, and was on the disk; when it was sent, inf where it is still to be."""
+
+    position: int
+    taken: float
+    written: float
+    sent: float = math.inf
+
+
+class Span(NamedTuple):
+    """From one progress to the next: so many steps, in so many seconds."""
+
+    steps: int
+    began: float
+    ended: float
+
+
+@dataclass
+class Course:
+    """When each step's end was told, and what became of its checkpoints."""
+
+    said: dict[int, float] = field(default_factory=dict)
+    kept: list[Kept] = field(default_factory=list)
+
+    def paces(self) -> list[float]:
+        """Seconds a step."""
+        return [(self.said[b] - self.said[a]) / (b - a) for a, b in itertools.pairwise(sorted(self.said))]
+
+    def usual(self) -> float:
+        """Seconds of a step beside which nothing is done for a checkpoint: the median."""
+        return statistics.median((span.ended - span.began) / span.steps for span in self._spans(touched=False))
+
+    def longer(self) -> float:
+        """Seconds that the other steps take more than usual, all together."""
+        usual = self.usual()
+        return sum(span.ended - span.began - usual * span.steps for span in self._spans(touched=True))
+
+    def _spans(self, touched: bool) -> list[Span]:
+        spans = [Span(b - a, self.said[a], self.said[b]) for a, b in itertools.pairwise(sorted(self.said))]
+        return [span for span in spans if touched == any(_meet(span, each) for each in self.kept)]
+
+
+def _meet(span: Span, kept: Kept) -> bool:
+    return span.began < kept.sent and kept.taken < span.ended
+
+
 @dataclass
 class Trained:
     """What one attempt came to. `fits`: it did not run out of memory. `half`: the first checkpoint after half of it,
@@ -151,18 +211,13 @@ class Trained:
     fits: bool = True
     half: Path | None = None
     position: int = 0
-    said: dict[int, float] = field(default_factory=dict)
+    course: Course = field(default_factory=Course)
 
     @property
     def losses(self) -> list[float]:
         """Of each step."""
         log = json.loads((self.folder / ROLE_FILES["training_log"]).read_text(encoding="utf-8"))
         return [step["loss"] for step in log["steps"]]
-
-    @property
-    def pace(self) -> float:
-        """Seconds a step, from the first one's end on, with all that goes on between steps."""
-        return (self.said[max(self.said)] - self.said[min(self.said)]) / (max(self.said) - min(self.said))
 
     def apart(self, other: "Trained") -> float:
         """How far the adapters are from each other: the difference's norm over this one's."""
@@ -201,19 +256,25 @@ class Bench:
         self,
         name: str,
         steps: int,
-        checkpoints: bool = False,
-        every_step: bool = False,
+        share: float | None = None,
         resume: Trained | None = None,
         ooms: int = 0,
     ) -> Trained:
-        """One attempt, as the agent runs it. Raises RuntimeError where it ends otherwise than with a result or oom."""
+        """One attempt, as the agent runs it. `share`: of its time that checkpoints may take; None: there are none. Inf:
+        each step makes one; else each is sent on, and all steps train on the same examples.
+
+        Raises RuntimeError where it ends otherwise than with a result or oom.
+        """
         attempt, folder = f"a{next(self._numbers):07x}", self.folder / name
         (folder / "out").mkdir(parents=True)
-        if every_step:
-            os.environ["BENCH_EVERY_STEP"] = "1"
+        if share:
+            os.environ["BENCH_SHARE"] = str(share)
             self.slot.kill()
-        training = TrainingSpec(alpha=16, dropout=0.1, epochs=1, batch=BATCH, quantized=ON_GPU)
-        params = TrainParams(base=self.ref, n=BATCH * steps, seed=1, training=training, system_prompt=None)
+        same = share not in (None, math.inf)
+        epochs = steps if same else 1
+        training = TrainingSpec(alpha=16, dropout=0.1, epochs=epochs, batch=BATCH, quantized=ON_GPU)
+        n = BATCH if same else BATCH * steps
+        params = TrainParams(base=self.ref, n=n, seed=1, training=training, system_prompt=None)
         job = JobLine(
             attempt=attempt,
             kind="train",
@@ -222,23 +283,23 @@ class Bench:
             folder=folder / "out",
             device=DEVICE.name,
             threads=DEVICE.threads,
-            checkpoints=folder / "checkpoints" if checkpoints or every_step else None,
+            checkpoints=folder / "checkpoints" if share else None,
             resume=resume.half if resume else None,
             position=resume.position if resume else 0,
             ooms=ooms,
         )
         trained = Trained(folder / "out")
-        self._run(job, trained, Sender(folder) if checkpoints else None, steps)
+        self._run(job, trained, Sender(folder, trained.course) if same else None, steps)
         print(f"{name}: {'done' if trained.fits else 'out of memory'}", flush=True)
-        if every_step:
-            del os.environ["BENCH_EVERY_STEP"]
+        if share:
+            del os.environ["BENCH_SHARE"]
             self.slot.kill()
         return trained
 
     def _run(self, job: JobLine, trained: Trained, sender: "Sender | None", steps: int) -> None:
         def note(event: EventLine) -> None:
             if event.event == "progress":
-                trained.said.setdefault(event.position, time.monotonic())
+                trained.course.said.setdefault(event.position, time.monotonic())
             elif event.event == "checkpoint" and event.path:
                 self.size = event.size
                 if trained.half is None and event.position >= steps // 2:
@@ -246,7 +307,7 @@ class Bench:
                     trained.position = event.position
                     os.link(event.path, trained.half)
                 if sender:
-                    sender.offer(event.path)
+                    sender.offer(event.path, event.position)
 
         self.board.occupy(0, job.attempt)
         held = self.board.begin(job.attempt, 0)
@@ -262,37 +323,35 @@ class Bench:
 
 
 class Sender:
-    """Hashes checkpoints and sends them to a listener on this machine, no more of its time than the agent does."""
+    """Hashes checkpoints and sends them to a listener on this machine, as the agent does with some of them."""
 
-    def __init__(self, folder: Path) -> None:
-        self._name = folder / "sending"
-        self._due = 0.0
-        self._sending: threading.Thread | None = None
+    def __init__(self, folder: Path, course: Course) -> None:
+        self._folder, self._course = folder, course
+        self._sending = ThreadPoolExecutor(1)
 
-    def offer(self, path: Path) -> None:
-        """Send it, when it is time again."""
-        if time.monotonic() < self._due or (self._sending and self._sending.is_alive()):
-            return
-        self._name.unlink(missing_ok=True)
-        os.link(path, self._name)
-        self._sending = threading.Thread(target=self._send)
-        self._sending.start()
+    def offer(self, path: Path, position: int) -> None:
+        """Send it when the last one is sent."""
+        held = self._folder / f"{position}.sending"  # the runner keeps two
+        os.link(path, held)
+        said = self._course.said
+        taken = said[max(each for each in said if each <= position)]
+        self._course.kept.append(Kept(position, taken, time.monotonic()))
+        self._sending.submit(self._send, held, len(self._course.kept) - 1)
 
     def end(self) -> None:
         """Wait for what is under way."""
-        if self._sending:
-            self._sending.join()
+        self._sending.shutdown()
 
-    def _send(self) -> None:
-        began = time.monotonic()
-        file_hash(self._name)
+    def _send(self, held: Path, place: int) -> None:
+        file_hash(held)
         near, far = socket.socketpair()
         reader = threading.Thread(target=_drain, args=(far,))
         reader.start()
-        with near, self._name.open("rb") as file:
+        with near, held.open("rb") as file:
             near.sendfile(file)
         reader.join()
-        self._due = time.monotonic() + checkpoints.SEND_FACTOR * (time.monotonic() - began)
+        held.unlink()
+        self._course.kept[place] = self._course.kept[place]._replace(sent=time.monotonic())
 
 
 def _drain(end: socket.socket) -> None:
