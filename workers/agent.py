@@ -212,7 +212,7 @@ def _alone(home: Path) -> Iterator[Path]:
 
 
 def _away(reason: str) -> None:
-    logger.warning("the api is away (%s); trying on", reason)
+    logger.warning("waits for the api (%s); trying on", reason)
 
 
 def _slug(name: str) -> str:

@@ -105,7 +105,7 @@ class Attempts:
         return patiently(
             claim,
             self.board.leaving,
-            lambda reason: logger.warning("run %s: the api is away (%s); trying on", bell.run, reason),
+            lambda reason: logger.warning("run %s waits for the api (%s); trying on", bell.run, reason),
         )
 
     def _attempt(self, grant: Grant, slot: Slot, bell: Bell) -> Ended | None:

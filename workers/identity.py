@@ -186,4 +186,4 @@ def _patiently(call: Callable[[], T]) -> T:
         except Untrusted as error:
             raise AuthError(f"The api is not the one of the invite: {error}", ANOTHER) from error
 
-    return patiently(ask, threading.Event(), lambda why: logger.warning("the api is away (%s); trying on", why))
+    return patiently(ask, threading.Event(), lambda why: logger.warning("waits for the api (%s); trying on", why))

@@ -194,4 +194,4 @@ def free_memory(plans: list[SlotPlan]) -> dict[int, Room]:
 
 
 def _away(what: str) -> Callable[[str], None]:
-    return lambda reason: logger.warning("%s: the api is away (%s); trying on", what, reason)
+    return lambda reason: logger.warning("%s waits for the api (%s); trying on", what, reason)

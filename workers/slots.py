@@ -37,7 +37,7 @@ LOG_BYTES = 5_000_000  # of a slot's log, before it is put aside
 TAIL_LINES = 50  # of the log that go with an end
 TAIL_CHARS = 20_000
 DEATH_S = 10.0  # from the end of a runner's output to its own
-MEMORY_KILL = "the system killed it, perhaps because memory ran out"
+KILLED = "somebody killed it, or the system, which does so when memory runs out"
 
 OnEvent = Callable[[EventLine], object]
 
@@ -207,7 +207,7 @@ def _died(runner: processes.Process) -> Ended:
         return Ended("crashed", f"the runner died with exit code {code}")
     known = -code in {number.value for number in signal.Signals}
     name = signal.Signals(-code).name if known else f"signal {-code}"
-    return Ended("crashed", f"the runner died by {name}" + (f": {MEMORY_KILL}" if name == "SIGKILL" else ""))
+    return Ended("crashed", f"the runner died by {name}" + (f": {KILLED}" if name == "SIGKILL" else ""))
 
 
 def tail(log: Path, start: int) -> str:

@@ -289,9 +289,10 @@ def last_event(session: Session) -> int:
 
 
 def first_listing(session: Session, job: str) -> t.StudyJob:
-    """One listing of a job, the same each time. Raises when no study lists it."""
-    query = select(t.StudyJob).where(t.StudyJob.job == job)
-    return session.exec(query.order_by(t.StudyJob.study, stage_order(), t.StudyJob.cell).limit(1)).one()
+    """One listing of a job, by a study that runs where there is one; the same each time. Raises when none lists it."""
+    query = select(t.StudyJob).join(t.Study, col(t.Study.id) == col(t.StudyJob.study)).where(t.StudyJob.job == job)
+    order = (col(t.Study.state) != "running", t.StudyJob.study, stage_order(), t.StudyJob.cell)
+    return session.exec(query.order_by(*order).limit(1)).one()
 
 
 def desired(session: Session, worker: str) -> dict[str, str]:

@@ -96,6 +96,18 @@ def test_a_job_is_shown_by_its_first_listing_as_a_whole(engine: Engine) -> None:
         assert queries.first_listing(s, TEST.id).cell == "y"
 
 
+@pytest.mark.parametrize("cancelled", [0, 1])
+def test_a_job_is_named_by_a_study_that_runs(engine: Engine, cancelled: int) -> None:
+    with writing(engine) as s:
+        other = spec(name="other")
+        added, _ = lifecycle.add_study(s, other.model_dump(mode="json"), inputs(other).model_dump(mode="json"), 0.0)
+        lifecycle.list_jobs(s, added.id, [Wanted("bases", CELL, TEST)], 0.0)
+        ids = sorted(study.id for study in queries.studies(s))
+        s.get_one(t.Study, ids[cancelled]).state = "cancelled"
+    with reading(engine) as s:
+        assert queries.first_listing(s, TEST.id).study == ids[1 - cancelled]
+
+
 def test_no_boolean_is_aggregated(engine: Engine) -> None:
     """Postgres refuses max(boolean)."""
     said: list[str] = []
