@@ -100,7 +100,7 @@ def _git(*arguments: str) -> str:
 def _print(name: str, machine: str, rows: Sequence[Row]) -> None:
     table = Table("case", "value", "unit", "bound", "reference", "ratio", "", title=f"{name} on {machine}")
     for row in rows:
-        bound = "" if row.bound is None else f"≤ {row.bound:g}"
+        bound = "" if row.bound is None else f"{'≥' if row.at_least else '≤'} {row.bound:g}"
         reference = "" if row.reference is None else f"{row.reference}: {row.reference_value:.4g}"
         ratio = "" if row.ratio is None else f"{row.ratio:.3g}"
         table.add_row(row.case, f"{row.value:.4g}", row.unit, bound, reference, ratio, _MARKS[row.ok])
