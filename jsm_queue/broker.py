@@ -13,6 +13,7 @@ All of it may be lost at any time: the coordinator rings again from the store.
 
 import ipaddress
 import secrets
+import signal
 import ssl
 import time
 import warnings
@@ -162,8 +163,23 @@ def consume(app: Celery, name: str) -> int:
         without_mingle=True,  # likewise at the start
         heartbeat_interval=HEARTBEAT_S,
     )
+    _end_when_hung_up(worker)
     worker.start()
     return worker.exitcode or 0
+
+
+def _end_when_hung_up(worker: Any) -> None:
+    """SIGHUP is SIGTERM to it, unless it was ignored, as by nohup: Celery would start a new worker."""
+    if not hasattr(signal, "SIGHUP"):
+        return
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    install = worker.install_platform_tweaks
+
+    def installed(each: Any) -> None:
+        install(each)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else lambda *_: signal.raise_signal(signal.SIGTERM))
+
+    worker.install_platform_tweaks = installed
 
 
 def _keep_logging(**_: Any) -> None:

@@ -53,11 +53,11 @@ INVITE = "JSM_INVITE"
 class Agent:
     """One run of this program: the parts and how they hang together."""
 
-    def __init__(self, home: Path, who: identity.Identity, name: str) -> None:
+    def __init__(self, home: Path, who: identity.Identity) -> None:
         gpus = usable_gpus()
         machine = hardware.describe(gpus)
         plans = hardware.plan_slots(gpus, machine.cores, machine.memory_bytes, settings().cpu_slots)
-        self.who, self.name, self.machine, self.plans = who, name, machine, plans
+        self.who, self.machine, self.plans = who, machine, plans
         self.exit_code = 0
         self.deaf, self.queue = False, ("", None)
         self.client = Client(who.api, who.token, who.ca)
@@ -84,7 +84,7 @@ class Agent:
             logstream=self.logstream,
             cores=machine.cores,
             provenance={
-                "worker": name,
+                "worker": who.name,
                 "hardware_class": machine.hardware_class,
                 "os": machine.os,
                 "packages": machine.packages,
@@ -144,7 +144,7 @@ class Agent:
         self.logstream.start()
         self.session.start()
         try:
-            broker.consume(app, f"{_slug(self.name)}@{self.who.worker[:8]}")
+            broker.consume(app, f"{_slug(self.who.name)}@{self.who.worker[:8]}")
         finally:
             self.leave()
             for slot in self.slots.values():
@@ -174,15 +174,15 @@ def usable_gpus() -> list[hardware.Gpu]:
     return gpus
 
 
-def join(home: Path, api: str | None, invite: str | None, name: str) -> identity.Identity:
+def join(home: Path, api: str | None, invite: str | None, name: str | None) -> identity.Identity:
     """As whom this machine takes part, joining where it has not. Raises JsmError."""
     return identity.find(home, api, invite, name, tls.read_ca(settings().ca))
 
 
-def start(home: Path, api: str | None, invite: str | None, name: str) -> int:
+def start(home: Path, api: str | None, invite: str | None, name: str | None) -> int:
     """Join where needed, then take part. Returns the exit code. Raises JsmError."""
     with _alone(home) as pid_file:
-        agent = Agent(home, join(home, api, invite, name), name)
+        agent = Agent(home, join(home, api, invite, name))
         processes.exit_with_parent(agent.leave)
         try:
             exit_code = agent.work(agent.hello())

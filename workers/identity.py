@@ -36,7 +36,7 @@ class Identity:
     """A worker's id in its pool, and its token.
 
     `broker_secret`: its password at the broker, which it chose. `api`: the pool's address, and `ca` the PEM text of the
-    authority by which that is known; None: the system's.
+    authority by which that is known; None: the system's. `name`: as what it joined.
     """
 
     worker: str
@@ -77,12 +77,14 @@ def find(home: Path, api: str | None, invite: str | None, name: str | None, ca: 
         (home / JOINING).unlink(missing_ok=True)  # of a death just after the answer
     ca = _first_contact(address, invite) if invite and _split(invite)[1] else ca or (known.ca if known else None)
     if known and not (invite and _is_foreign(address, known, ca)):
-        return _keep(home, replace(known, api=address, ca=ca), known)
+        return _keep(home, replace(known, api=address, ca=ca, name=known.name or _name(name)), known)
     if not invite:
         raise SetupError(f"{home} has not joined a pool", "Use --invite; `jsm worker invite` makes one")
-    if name is None:
-        name = (known.name if known else "") or platform.node() or "worker"
-    return _join(home, address, _split(invite)[0], name, ca)
+    return _join(home, address, _split(invite)[0], _name(name, known.name if known else ""), ca)
+
+
+def _name(wanted: str | None, before: str = "") -> str:
+    return (before or platform.node()[:64] or "worker") if wanted is None else wanted
 
 
 def _join(home: Path, api: str, token: str, name: str, ca: str | None) -> Identity:

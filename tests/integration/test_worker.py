@@ -1,6 +1,7 @@
 """A worker in a real pool: api, Valkey, agent and runner as processes, a small study to its end."""
 
 import json
+import platform
 import shutil
 import signal
 import sys
@@ -72,12 +73,12 @@ def test_cancelling_a_study_stops_what_runs(pool: Pool, folder: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_worker_that_is_told_to_end_does_so_at_once(pool: Pool, folder: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_worker_that_is_told_to_end_does_so_at_once(pool: Pool, folder: Path, number: str) -> None:
     study = submit_long(pool, folder, epochs=1000)
     runner = processes.find_leftover(pool.home / "agent" / "slots" / "slot0.pid")
     agent = pool.parts.pop("agent")
-    agent.send_signal(number)
+    agent.send_signal(getattr(signal, number))
     assert agent.wait(30) == 0
     assert runner and not runner.is_running()
     assert "ended (released)" in pool.log("agent")
@@ -99,7 +100,10 @@ def test_a_worker_ends_while_the_api_is_away(pool: Pool, folder: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_jsm_worker_start_leaves_no_agent_behind(pool: Pool) -> None:
+def test_jsm_worker_start_works_and_leaves_no_agent_behind(pool: Pool, folder: Path) -> None:
+    own = pool.parts.pop("agent")
+    own.send_signal(signal.SIGTERM)
+    own.wait(30)
     invite = pool.http.post("/v1/workers/invites").json()["invite"]
     home = pool.home / "other"
     arguments = ["-m", "jsm_queue.cli", "worker", "start", "--api", pool.url, "--home", str(home)]
@@ -108,9 +112,12 @@ def test_jsm_worker_start_leaves_no_agent_behind(pool: Pool) -> None:
     agent = processes.find_leftover(home / "agent.pid")
     assert agent and agent.pid == starter.pid
     assert invite not in " ".join(agent.cmdline())
+    submit_long(pool, folder, epochs=1000)
     starter.send_signal(signal.SIGTERM)
-    starter.wait(30)
+    assert starter.wait(30) == 0
     assert not agent.is_running()
+    assert "Traceback" not in pool.log("other")
+    assert platform.node() in [worker["name"] for worker in pool.ask("/workers")["workers"]]
 
 
 def test_a_result_waits_on_the_disk_while_the_api_is_away(pool: Pool, folder: Path) -> None:

@@ -97,7 +97,7 @@ def test_a_signal_in_the_middle_of_another_s_handler_waits_for_no_lock(
 ) -> None:
     ended: list[int] = []
     monkeypatch.setattr(agent.broker, "stop_consuming", ended.append)
-    worker = agent.Agent(tmp_path, Identity("a1b2c3d4", "token", api="http://127.0.0.1:9"), "pc")
+    worker = agent.Agent(tmp_path, Identity("a1b2c3d4", "token", api="http://127.0.0.1:9"))
     with vars(worker.board.leaving)["_cond"], vars(worker.board.news)["_cond"]:  # as `Event.set` holds them
         worker._on_signal()
     worker._on_signal()

@@ -192,7 +192,7 @@ def test_a_reading_that_fails_stops_nothing_but_the_owners_word_counts(
 def test_a_warm_runner_goes_when_its_slot_is_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing runs, but the last job's process still holds memory."""
     monkeypatch.setattr(slots, "RUNNER", ("-c", PROGRAM))
-    worker = Agent(tmp_path / "home", Identity("a1b2c3d4", "token", api="http://127.0.0.1:9"), "pc")
+    worker = Agent(tmp_path / "home", Identity("a1b2c3d4", "token", api="http://127.0.0.1:9"))
     slot = worker.slots[0]
     assert worker.board.occupy(0, "0123abcd")
     assert slot.run(job(tmp_path, "ok"), None, 60, held(), lambda _: None) is None
