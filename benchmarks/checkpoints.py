@@ -91,7 +91,7 @@ def cost(course: "Course", size: int) -> Iterator[Row]:
     for each in course.kept:
         ago = [moment - each.taken for moment in (each.written, each.sent)]
         print(f"checkpoint at {each.position}: written after {ago[0]:.2f} s, sent after {ago[1]:.2f} s")
-    print("seconds a step:", *(f"{pace:.3f}" for pace in course.paces()))
+    print("seconds a step:", *(f"{span.pace:.3f}" for span in course.spans()))
     usual, longer = course.usual(), course.longer() / len(course.kept)
     written = statistics.mean(each.written - each.taken for each in course.kept)
     between = written + safepoints.pause_after(written)
@@ -171,6 +171,11 @@ class Span(NamedTuple):
     began: float
     ended: float
 
+    @property
+    def pace(self) -> float:
+        """Seconds a step."""
+        return (self.ended - self.began) / self.steps
+
 
 @dataclass
 class Course:
@@ -179,26 +184,21 @@ class Course:
     said: dict[int, float] = field(default_factory=dict)
     kept: list[Kept] = field(default_factory=list)
 
-    def paces(self) -> list[float]:
-        """Seconds a step."""
-        return [(self.said[b] - self.said[a]) / (b - a) for a, b in itertools.pairwise(sorted(self.said))]
+    def spans(self) -> list[Span]:
+        """In their order."""
+        return [Span(b - a, self.said[a], self.said[b]) for a, b in itertools.pairwise(sorted(self.said))]
 
     def usual(self) -> float:
         """Seconds of a step beside which nothing is done for a checkpoint: the median."""
-        return statistics.median((span.ended - span.began) / span.steps for span in self._spans(touched=False))
+        return statistics.median(span.pace for span in self.spans() if not self._touches(span))
 
     def longer(self) -> float:
         """Seconds that the other steps take more than usual, all together."""
         usual = self.usual()
-        return sum(span.ended - span.began - usual * span.steps for span in self._spans(touched=True))
+        return sum((span.pace - usual) * span.steps for span in self.spans() if self._touches(span))
 
-    def _spans(self, touched: bool) -> list[Span]:
-        spans = [Span(b - a, self.said[a], self.said[b]) for a, b in itertools.pairwise(sorted(self.said))]
-        return [span for span in spans if touched == any(_meet(span, each) for each in self.kept)]
-
-
-def _meet(span: Span, kept: Kept) -> bool:
-    return span.began < kept.sent and kept.taken < span.ended
+    def _touches(self, span: Span) -> bool:
+        return any(span.began < each.sent and each.taken < span.ended for each in self.kept)
 
 
 @dataclass

@@ -171,20 +171,30 @@ def test_a_killed_agents_successor_goes_on_from_its_own_disk(make_pool: Callable
     assert not list((pool.home / "one" / "checkpoints").iterdir())
 
 
-def test_what_a_restored_store_does_not_know_makes_room_and_goes_on_where_it_was(
-    make_pool: Callable[[str], Pool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def slow_study(make_pool: Callable[[str], Pool], monkeypatch: pytest.MonkeyPatch) -> tuple[Pool, str]:
+    """A pool whose store `backup` finds, and its study: at a second a step the training would take a minute."""
     pool = make_pool("pool")
     monkeypatch.setattr(backup, "settings", lambda: Settings(home=pool.home))
     study = submit(pool)
-    pool.start_agent("one", CHAOS_STEP_S="1")  # a second a step: on to its end the training would take a minute
+    pool.start_agent("one", CHAOS_STEP_S="1")
+    return pool, study
+
+
+def restore(kept: Path) -> None:
+    backup.restore(next(kept.glob("store-*.sqlite")), yes=True, as_json=True)
+
+
+def test_what_a_restored_store_does_not_know_makes_room_and_goes_on_where_it_was(
+    make_pool: Callable[[str], Pool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, study = slow_study(make_pool, monkeypatch)
     wait_for(pool.has_worker, "the worker")
     pool.set_worker("one", "paused")
     backup.backup(tmp_path / "kept", as_json=True)
     pool.set_worker("one", "active")
     first, _ = pool.wait_training()
     job = pool.attempt(first).job
-    backup.restore(next((tmp_path / "kept").glob("store-*.sqlite")), yes=True, as_json=True)
+    restore(tmp_path / "kept")
     pool.set_worker("one", "active")
     second, _ = pool.wait_training()
     assert second != first and pool.attempt(second).job == job
@@ -197,13 +207,10 @@ def test_what_a_restored_store_does_not_know_makes_room_and_goes_on_where_it_was
 def test_what_a_restored_store_knows_goes_on(
     make_pool: Callable[[str], Pool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool = make_pool("pool")
-    monkeypatch.setattr(backup, "settings", lambda: Settings(home=pool.home))
-    study = submit(pool)
-    pool.start_agent("one", CHAOS_STEP_S="1")
+    pool, study = slow_study(make_pool, monkeypatch)
     attempt, position = pool.wait_training()
     backup.backup(tmp_path / "kept", as_json=True)
-    backup.restore(next((tmp_path / "kept").glob("store-*.sqlite")), yes=True, as_json=True)
+    restore(tmp_path / "kept")
     wait_for(lambda: "The store was restored" in pool.log("one"), "the worker to hear of it")
     wait_for(lambda: pool.attempt(attempt).position > position + 1 or pool.attempt(attempt).reason, "it to go on")
     assert (pool.attempt(attempt).state, pool.attempt(attempt).reason) == ("running", None)

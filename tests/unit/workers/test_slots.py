@@ -74,7 +74,7 @@ def test_a_runner_that_dies_is_a_crash_and_the_next_job_gets_a_new_one(slot: Slo
 def test_a_killed_runner_says_that_memory_may_have_run_out(slot: Slot, tmp_path: Path) -> None:
     ended = run(slot, tmp_path, "kill")
     assert ended and ended.reason == "crashed"
-    assert "SIGKILL: somebody killed it, or the system" in ended.message
+    assert "SIGKILL: somebody killed it, or the system, which does so when memory runs out" in ended.message
 
 
 def test_silence_is_a_stall(slot: Slot, tmp_path: Path) -> None:
