@@ -1,6 +1,7 @@
 """Every setting, from `JSM_*` variables and `settings.toml` in the home folder."""
 
 import difflib
+import math
 import os
 import tomllib
 from collections.abc import Iterable
@@ -8,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -52,7 +53,7 @@ def _setting(default: Any, unit: str, example: Any, description: str, **limits: 
 class Settings(BaseSettings):
     """Settings of api, coordinator, worker and CLI. Times in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(env_prefix="JSM_", extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="JSM_", extra="forbid", allow_inf_nan=False)
 
     home: Path = _setting(Path(".jsm"), "folder", "/srv/jsm", "everything a pool keeps: store, artifacts, logs, tokens")
     database_url: str | None = _setting(
@@ -117,6 +118,8 @@ class Settings(BaseSettings):
         "slots",
         2,
         "CPU slots of this machine's worker; 0: one beside a GPU, else one per core and 3 GiB, at most 4",
+        ge=0,
+        le=48,  # with the GPUs' slots at most 64: see protocol.Slots
     )
     courtesy: bool = _setting(
         True,
@@ -147,7 +150,14 @@ class Settings(BaseSettings):
     )
     courtesy_hot: int = _setting(90, "°C", 80, "from here on a GPU pauses; 0: never", ge=0, le=120)
     lease_s: float = _setting(60.0, "seconds", 120, "until when a worker's session is believed alive", gt=0)
-    heartbeat_s: float = _setting(15.0, "seconds", 30, "between two heartbeats without news", gt=0)
+    heartbeat_s: float = _setting(
+        15.0,
+        "seconds",
+        30,
+        "between two heartbeats without news; half of JSM_LEASE_S at most, as one may be missed",
+        gt=0,
+        validate_default=True,
+    )
     offer_s: float = _setting(20.0, "seconds", 40, "until an unclaimed offer ends", gt=0)
     tick_s: float = _setting(1.0, "seconds", 5, "between two looks of the coordinator without news", gt=0)
     attempt_bytes: int = _setting(
@@ -179,6 +189,14 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "level", "warning", "what is logged: this and what is more serious"
     )
+
+    @field_validator("heartbeat_s")
+    @classmethod
+    def _beats_twice_a_lease(cls, beat_s: float, others: ValidationInfo) -> float:
+        lease_s = others.data.get("lease_s", math.inf)
+        if 2 * beat_s > lease_s:
+            raise ValueError(f"{beat_s:g} s are more than half of JSM_LEASE_S, {lease_s:g} s: set both")
+        return beat_s
 
     @classmethod
     def settings_customise_sources(
@@ -216,7 +234,7 @@ def settings() -> Settings:
     """
     _refuse_unknown(os.environ)
     try:
-        _refuse_home()
+        _refuse_file()
         return Settings()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SetupError(f"{toml_file()} is not TOML in UTF-8: {error}", f"Correct it there; {HELP}") from error
@@ -235,9 +253,11 @@ def _refuse_unknown(variables: Iterable[str]) -> None:
         )
 
 
-def _refuse_home() -> None:
-    """The file lies in the home folder: it cannot say where that is."""
+def _refuse_file() -> None:
+    """One that is none, or that says where the home folder is, in which it lies."""
     path = toml_file()
+    if os.path.lexists(path) and not path.is_file():
+        raise SetupError(f"{path} is no file", "Correct or remove it")
     if path.is_file() and "home" in tomllib.loads(path.read_text(encoding="utf-8")):
         raise SetupError(f"{path}: home is without effect there", f"Set JSM_HOME, by which the file is found; {HELP}")
 
@@ -254,5 +274,5 @@ def _wrong(error: ValidationError) -> SetupError:
         if item["type"] == "extra_forbidden":
             found.append(f"{toml_file()}: {key} is no setting{_guess(key, Settings.model_fields)}")
         else:
-            found.append(f"JSM_{key.upper()}: {item['msg']}")
+            found.append(f"JSM_{key.upper()}: {item['msg'].removeprefix('Value error, ')}")
     return SetupError("; ".join(found), f"Correct the variable or settings.toml; {HELP}")

@@ -195,16 +195,20 @@ class Checkpoints:
                 self._send(attempt, each.job, newest)
                 each.sent = newest.position
         except (Unreachable, Stopped) as error:
-            if self._postponed(each, error):
-                return
+            if not self._postponed(each, error):
+                self._tell(attempt)
+            return
         except (GoneError, AuthError):
             raise
         except (JsmError, OSError) as error:  # it was replaced, or is not the newest, or nothing is left of the file
             logger.info("the checkpoint at %d is not sent: %s", newest.position if newest else 0, error)
             each.sent = newest.position if newest else 0
         took = time.monotonic() - began
-        each.due = time.monotonic() + max(SEND_S, SEND_FACTOR * took)
-        if each.end is not None:
+        with self._changed:
+            ends = each.end is not None
+            again = ends and each.has_news()  # it gave way while an older one was sent
+            each.due = time.monotonic() + (0.0 if again else max(SEND_S, SEND_FACTOR * took))
+        if ends and not again:
             self._tell(attempt)
 
     def _postponed(self, each: Sending, why: Exception) -> bool:

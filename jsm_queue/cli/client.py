@@ -40,6 +40,7 @@ def connect() -> httpx.Client:
     url = settings().api_url or (endpoint.api if endpoint else None)
     if url is None:
         raise SetupError(f"No api is running on {folder}", START_IT)
+    _check(url)
     token = (settings().token or "").strip() or home.read_token(folder)
     if token is None:
         raise AuthError(f"No token for {url}", "Set JSM_TOKEN")
@@ -61,19 +62,22 @@ def client(url: str, token: str) -> httpx.Client:
 
     Raises SetupError for what is no address, AuthError for what cannot be a token.
     """
+    _check(url)
     if not re.fullmatch(r"[A-Za-z0-9_-]+", token):
         raise AuthError("JSM_TOKEN holds signs that no token has", "Give the token as the api told it")
     headers = {"Authorization": f"Bearer {token}"}
+    # An HTTP proxy of the environment must not see a token that is meant for the api.
+    return httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, verify=trust(url), trust_env=False)
+
+
+def _check(url: str) -> None:
+    """Raises SetupError for what is no api's address."""
     try:
-        # An HTTP proxy of the environment must not see a token that is meant for the api.
-        made = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, verify=trust(url), trust_env=False)
+        address = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise SetupError(f"{url!r} is not an address ({error})", WRITE_IT) from error
-    address = made.base_url
     if address.scheme not in ("http", "https") or not re.fullmatch(r"[^%\[\]]+", address.host):
-        made.close()
         raise SetupError(f"{url!r} is not the address of an api", WRITE_IT)
-    return made
 
 
 def trust(url: str) -> ssl.SSLContext | bool:

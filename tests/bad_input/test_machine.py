@@ -129,6 +129,10 @@ def test_a_second_up(tmp_path: Path) -> None:
         ("JSM_API_PORT", "many", "JSM_API_PORT: "),
         ("JSM_API_PORT", "99999", "JSM_API_PORT: "),
         ("JSM_LEASE_S", "0", "JSM_LEASE_S: "),
+        ("JSM_LEASE_S", "1e400", "should be a finite number"),
+        ("JSM_LEASE_S", "20", "JSM_HEARTBEAT_S: 15 s are more than half of JSM_LEASE_S, 20 s"),
+        ("JSM_CPU_SLOTS", "-1", "JSM_CPU_SLOTS: "),
+        ("JSM_CPU_SLOTS", "999999", "JSM_CPU_SLOTS: "),
         ("JSM_LOG_FORMAT", "xml", "'text' or 'json'"),
         ("JSM_LOG_LEVEL", "LOUD", "'debug', 'info', 'warning' or 'error'"),
     ],
@@ -160,6 +164,14 @@ def test_a_broken_settings_file(here: Any, tmp_path: Path, text: str, words: str
     assert words in said and "settings.toml" in said
 
 
+def test_a_settings_file_that_is_none(here: Any, tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").mkdir()
+    assert "settings.toml is no file" in one_line(here("status"), 3)
+    (tmp_path / "settings.toml").rmdir()
+    (tmp_path / "settings.toml").symlink_to(tmp_path / "nothing")
+    assert "settings.toml is no file" in one_line(here("status"), 3)
+
+
 def test_every_known_variable_is_taken(tmp_path: Path) -> None:
     shown = {name: "" for name in OTHER_VARIABLES if "CRASH" not in name and name not in ("JSM_LIFELINE", "JSM_DEBUG")}
     shown["JSM_JUDGE_KEY"] = shown.pop("JSM_JUDGE_…")
@@ -173,8 +185,9 @@ def test_every_known_variable_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["notaurl", "127.0.0.1:8080", "ftp://x", "http://", "http://[", "http://a b"])
-def test_an_address_that_is_none(here: Any, url: str) -> None:
-    assert "http://127.0.0.1:8080" in one_line(here("status", JSM_API_URL=url, JSM_TOKEN="x"), 3)
+@pytest.mark.parametrize("token", ["x", ""])
+def test_an_address_that_is_none(here: Any, url: str, token: str) -> None:
+    assert "http://127.0.0.1:8080" in one_line(here("status", JSM_API_URL=url, JSM_TOKEN=token), 3)
 
 
 # ---- names and options -------------------------------------------------------------------------------------

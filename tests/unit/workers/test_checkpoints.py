@@ -198,6 +198,20 @@ def test_who_gives_way_sends_the_newest_before_its_end(parts: Parts) -> None:
     assert parts.api.positions == [30] and parts.kept() == [25, 30]
 
 
+def test_who_gives_way_during_an_upload_sends_what_is_newer(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SEND_S", 0.0)
+    parts.api.go.clear()
+    parts.all.start()
+    parts.begin()
+    parts.make(10)
+    wait_for(lambda: parts.api.asked, "the upload")
+    parts.make(15)
+    parts.all.release(ATTEMPT, RELEASED)
+    parts.api.go.set()
+    wait_for(lambda: parts.ends == [(ATTEMPT, "released")], "the end")
+    assert parts.api.positions == [10, 15]
+
+
 def test_what_the_api_has_already_is_not_sent_again(parts: Parts) -> None:
     parts.all.start()
     parts.begin(checkpoint=granted())
