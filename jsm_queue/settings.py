@@ -53,7 +53,7 @@ def _setting(default: Any, unit: str, example: Any, description: str, **limits: 
 class Settings(BaseSettings):
     """Settings of api, coordinator, worker and CLI. Times in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(env_prefix="JSM_", extra="forbid", allow_inf_nan=False)
+    model_config = SettingsConfigDict(env_prefix="JSM_", env_ignore_empty=True, extra="forbid", allow_inf_nan=False)
 
     home: Path = _setting(Path(".jsm"), "folder", "/srv/jsm", "everything a pool keeps: store, artifacts, logs, tokens")
     database_url: str | None = _setting(
@@ -224,7 +224,7 @@ class Settings(BaseSettings):
 
 def toml_file() -> Path:
     """Where this process's settings.toml is, if there is one."""
-    return Path(os.environ.get("JSM_HOME", ".jsm")) / "settings.toml"
+    return Path(os.environ.get("JSM_HOME") or ".jsm") / "settings.toml"
 
 
 @lru_cache

@@ -49,6 +49,7 @@ DESKTOP = frozenset(
 Wish = Literal["run", "pause", "release"]
 Cause = Literal["none", "asked", "hours", "battery", "program", "full_screen", "active", "other", "busy", "hot"]
 RANK: dict[Wish, int] = {"run": 0, "pause": 1, "release": 2}
+ASKED = "`jsm worker yield` asked for it"
 
 
 class Board(Protocol):
@@ -145,7 +146,7 @@ def machine_reasons(readings: Readings, rules: Rules) -> Iterator[Reason]:
     """Why the whole machine shall give way, CPU slots too; the most explicit first."""
     if readings.asked:
         until = readings.asked.until
-        yield "asked", "release", "its owner asked for it" + (f" until {_time(until)}" if until is not None else "")
+        yield "asked", "release", ASKED if until is None else f"{ASKED} until {_time(until)}"
     if not hours.is_open(rules.hours, readings.clock):
         yield "hours", "release", "outside its hours"
     if readings.on_battery:

@@ -164,6 +164,14 @@ def test_a_broken_settings_file(here: Any, tmp_path: Path, text: str, words: str
     assert words in said and "settings.toml" in said
 
 
+def test_an_empty_variable_is_none(tmp_path: Path) -> None:
+    code = "from jsm_queue.settings import settings, toml_file; print(settings().home, settings().lease_s, toml_file())"
+    env = {name: value for name, value in os.environ.items() if not name.startswith("JSM_")}
+    empty = env | {"JSM_HOME": "", "JSM_LEASE_S": "", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=empty, cwd=tmp_path)
+    assert done.stdout.split() == [".jsm", "60.0", str(Path(".jsm", "settings.toml"))], done.stderr
+
+
 def test_a_settings_file_that_is_none(here: Any, tmp_path: Path) -> None:
     (tmp_path / "settings.toml").mkdir()
     assert "settings.toml is no file" in one_line(here("status"), 3)

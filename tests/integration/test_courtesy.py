@@ -68,7 +68,7 @@ def test_the_owner_gets_the_machine_back_at_once_and_the_job_goes_on_later(
     home = pool.home / "agent"
     assert courtesy.give_back(None, False, home, as_json=True) == 0
     assert not runner(pool)
-    wait_for(lambda: slot(pool)["hold"] == "its owner asked for it", "the api to hear of it", 20)
+    wait_for(lambda: slot(pool)["hold"] == "`jsm worker yield` asked for it", "the api to hear of it", 20)
     assert not slot(pool)["free"]
     (found,) = pool.ask("/studies")["studies"]
     wait_for(

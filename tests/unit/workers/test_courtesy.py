@@ -46,7 +46,7 @@ ALL_GONE = dict.fromkeys(ALL_RUN, "release")
     ("readings", "expected", "why"),
     [
         (QUIET, ALL_RUN, ""),
-        (replace(QUIET, asked=Yield(None)), ALL_GONE, "its owner asked for it"),
+        (replace(QUIET, asked=Yield(None)), ALL_GONE, "`jsm worker yield` asked for it"),
         (replace(QUIET, clock=NOON.replace(hour=19)), ALL_GONE, "outside its hours"),
         (replace(QUIET, on_battery=True), ALL_GONE, "on battery"),
         (replace(QUIET, programs=frozenset({"bash", "eldenring"})), ALL_GONE, "eldenring runs"),
@@ -169,7 +169,7 @@ def test_the_thread_hears_of_a_file_and_says_only_what_changed(tmp_path: Path) -
     yielding.end(tmp_path)
     wait_for(lambda: yielding.noted(tmp_path) == {"2": {"wish": "run", "why": ""}}, "its end", 5)
     board.leaving.set()
-    assert board.said == [(2, "release", "its owner asked for it"), (2, "run", "")]
+    assert board.said == [(2, "release", "`jsm worker yield` asked for it"), (2, "run", "")]
 
 
 def test_a_reading_that_fails_stops_nothing_but_the_owners_word_counts(
@@ -186,7 +186,7 @@ def test_a_reading_that_fails_stops_nothing_but_the_owners_word_counts(
     assert not board.said and caplog.text.count("cannot be read") == 1
     yielding.ask(tmp_path, None)
     watch.look()
-    assert board.said == [(2, "release", "its owner asked for it")]
+    assert board.said == [(2, "release", "`jsm worker yield` asked for it")]
 
 
 def test_a_warm_runner_goes_when_its_slot_is_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
