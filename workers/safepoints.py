@@ -65,7 +65,7 @@ def progress_words(event: EventLine) -> str:
 
 
 class Keeper:
-    """Writes a job's checkpoints in a thread of its own, so that the job waits for no disk."""
+    """Writes a job's checkpoints in a thread of its own: it waits for no disk. `position`: of the newest."""
 
     def __init__(self, job: JobLine, say: Say) -> None:
         self.position = job.position
@@ -80,6 +80,7 @@ class Keeper:
 
     def write(self, position: int, take: Take) -> None:
         """Take the state now, and bring it to the disk meanwhile. Nothing is done for a position that is there."""
+        self.wait()
         if self._job.checkpoints is None or position == self.position:
             return
         began = time.monotonic()
@@ -88,8 +89,6 @@ class Keeper:
         except MemoryError:
             self._put_off("there is no memory for it", began)
             return
-        self.wait()
-        self.position = position
         context = contextvars.copy_context()  # of the job that is logged
         arguments = (self._write, position, save, began)
         self._writing = threading.Thread(target=context.run, args=arguments, name="checkpoint", daemon=True)
@@ -108,6 +107,7 @@ class Keeper:
         except (OSError, MemoryError) as error:
             self._put_off(f"{type(error).__name__}: {error}", began)
             return
+        self.position = position
         self._kept = [*self._kept, path][-checkpointfolder.KEPT :]
         checkpointfolder.keep_only(path.parent, self._kept)
         self._next = time.monotonic() + pause_after(time.monotonic() - began)

@@ -49,11 +49,10 @@ def a_checkpoint_is_taken_while_the_job_goes_on() -> Iterator[None]:
             time.sleep(0.05)  # the thread begins when the system lets it
             self._write(position, take(), began)
 
+        self.wait()
         if self._job.checkpoints is None or position == self.position:
             return
         began = time.monotonic()
-        self.wait()
-        self.position = position
         self._writing = threading.Thread(target=late, daemon=True)
         self._writing.start()
 

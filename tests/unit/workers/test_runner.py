@@ -19,7 +19,7 @@ from jsm_queue.protocol import RecordIn, ResultRequest
 from tests.unit.workers.fakes import PARAMS, PROGRAM, job
 from workers import runner, safepoints
 from workers.runner import EventLine, JobLine
-from workers.work import Outcome
+from workers.work import Outcome, saving
 
 
 class Talk:
@@ -174,6 +174,21 @@ def test_progress_is_said_at_most_every_half_second_and_at_the_end(monkeypatch: 
     progress.flush()
     assert [event.position for event in said] == [0, 3, 4]
     assert len(said[0].metrics) == safepoints.MAX_METRICS
+
+
+def test_a_checkpoint_that_could_not_be_written_does_not_count(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    line = job(tmp_path, "steps").model_copy(update={"checkpoints": folder, "position": 2})
+    said: list[EventLine] = []
+    keeper = safepoints.Keeper(line, said.append)
+    folder.write_text("a file in its way", encoding="utf-8")
+    keeper.write(3, lambda: saving(b"three"))
+    keeper.wait()
+    assert (keeper.position, said) == (2, [])
+    folder.unlink()
+    keeper.write(3, lambda: saving(b"three"))
+    keeper.wait()
+    assert keeper.position == said[0].position == 3
 
 
 def test_files_are_listed_with_hash_and_size(tmp_path: Path) -> None:
