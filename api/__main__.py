@@ -42,7 +42,8 @@ def main() -> None:
         port = config.api_port or DEFAULT_PORT
         shown = certificate(config)
         if processes.free_port(port, config.host) != port:
-            raise SetupError(f"Port {port} on {config.host} is taken", "End what listens there, or set JSM_API_PORT")
+            why = processes.refusal(port, config.host)
+            raise SetupError(f"Port {port} on {config.host} {why}", "End what listens there, or set JSM_API_PORT")
         # Else these are refused only while the app starts, by a traceback.
         broker.tls_options(config.broker_url or "", tls.read_ca(config.broker_ca))
         app = create_app(config)

@@ -285,6 +285,8 @@ def start_valkey(folder: Path, port: int, log: Path | None = None) -> processes.
     while not answers(valkey_url(folder, port)):
         if server.poll() is not None or time.monotonic() > deadline:
             processes.kill_tree(server.pid)
+            if processes.free_port(port) != port:
+                raise SetupError(f"Port {port} for the queue was taken by another a moment ago", "Start again")
             raise SetupError(f"Valkey did not start on port {port}", f"Its log is {log}")
         time.sleep(0.02)
     return server
@@ -316,10 +318,15 @@ def _write_config(folder: Path, port: int) -> Path:
         'save ""',  # the queue is transport: what is lost is rung again
         "appendonly no",
         "maxmemory-policy noeviction",
-        f'dir "{folder.resolve().as_posix()}"',
+        f"dir {_quoted(folder.resolve().as_posix())}",
         "daemonize no",
     ]
     return write_secret(folder / "valkey.conf", "\n".join(lines) + "\n")
+
+
+def _quoted(text: str) -> str:
+    """As its configuration has it."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
 def _password(folder: Path) -> str:

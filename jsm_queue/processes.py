@@ -186,6 +186,17 @@ def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
     raise SetupError(f"No port is free on {host}", "Close programs that listen, or check the address")
 
 
+def refusal(port: int, host: str = "127.0.0.1") -> str:
+    """Why that port cannot be had, as the end of a sentence."""
+    try:
+        _bind(port, host)
+    except PermissionError:
+        return "may not be opened by this user"
+    except OSError:
+        pass
+    return "is taken"
+
+
 def _bind(port: int, host: str) -> int:
     """The port that can be bound, where 0 means any. Raises OSError."""
     with contextlib.ExitStack() as probes:

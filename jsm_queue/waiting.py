@@ -48,7 +48,14 @@ def _situation(session: Session, job: t.Job, now: float) -> Situation:
         paused=newest.paused if newest else None,
         job=job.id,
         rests_s=until - now if (until := assigning.resting_until(session, now).get(job.id)) else None,
+        away_s=_away_s(session, newest, now) if newest and job.state == "active" else None,
+        set_aside=tuple(queries.set_aside(session, now)),
     )
+
+
+def _away_s(session: Session, attempt: t.Attempt, now: float) -> float | None:
+    ago = now - session.get_one(t.Worker, attempt.worker).lease_until
+    return ago if ago > 0 else None
 
 
 def _studies(session: Session, job: t.Job) -> tuple[tuple[str, str], ...]:

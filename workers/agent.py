@@ -124,7 +124,7 @@ class Agent:
         held = self.outbox.attempts()
         for attempt in patiently(lambda: self.session.hello(self.machine, held), stop, _away):
             with logs.about(attempt=attempt):
-                logger.info("dropped: its job is done")
+                logger.info("the result is dropped: its job is done, or not of this pool")
             self.outbox.drop(attempt)
         devices = ", ".join(plan.device for plan in self.plans)
         logger.info("worker %s: hello, slots %s, %s", self.who.worker, devices, self.machine.hardware_class)

@@ -125,7 +125,7 @@ class Board:
             state = self._slots.get(slot)
             if state is None or not state.free or state.run == run:
                 return False
-            kept = self._hold(state) is not None
+            kept = self._is_kept(state)
             state.free, state.run = kept, run  # a run that is turned away is closed once the slot is said to be free
         self.news.set()
         return not kept
@@ -147,23 +147,21 @@ class Board:
             return [self._slot_report(state, room.get(idx, Room(0, 0))) for idx, state in self._slots.items()]
 
     def _slot_report(self, state: SlotState, room: Room) -> SlotReport:
-        hold = self._hold(state)
         return SlotReport(
             idx=state.plan.idx,
             kind=_kind(state.plan),
             device=state.plan.device,
             vram_free=room.free,
             vram_total=room.total,
-            free=state.free and hold is None and not self.leaving.is_set(),
-            hold=hold,
+            free=state.free and not self._is_kept(state) and not self.leaving.is_set(),
+            hold=None if state.owner == RUN else state.owner.why[:200],
             run=state.run,
             warm_base=state.warm_base,
         )
 
-    def _hold(self, state: SlotState) -> str | None:
-        """Why nothing begins on the slot."""
-        wish = strongest(state.owner, WORKER_WISHES[self._worker])
-        return None if wish.wish == "run" else wish.why[:200]
+    def _is_kept(self, state: SlotState) -> bool:
+        """Whether nothing begins on the slot, by its owner's wish or the pool's."""
+        return strongest(state.owner, WORKER_WISHES[self._worker]) != RUN
 
     # ---- wishes ----
 

@@ -22,6 +22,7 @@ from jsm_queue import acl, tls
 from jsm_queue.errors import AuthError, ForbiddenError, SetupError
 from jsm_queue.files import write_secret
 from jsm_queue.protocol import BrokerReply, BrokerRequest, JoinReply, JoinRequest, Place
+from workers import outbox
 from workers.client import Client, Unreachable, Untrusted, patiently
 
 T = TypeVar("T")
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 JOINING = "join.token"
 ANOTHER = "Give the invite whole, as `jsm worker invite` prints it, dot and all, and the address that came with it"
+ELSEWHERE = "Leave --api out, or give an invite of that pool too"
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,10 @@ def find(home: Path, api: str | None, invite: str | None, name: str | None, ca: 
 
     `api`: without it the address at which this worker joined. `ca`: the authority by which the api is known, in the
     place of the one that was kept; an invite's fingerprint comes first. `name`: without it the one of an earlier pool,
-    or the machine's. An identity that this pool does not know is given up only where there is an invite to join anew
-    with. Raises SetupError without address, or without identity and invite, AuthError when the invite is not good or
-    the api has another key than it says.
+    or the machine's. Another address is kept once the api there knows this worker. An identity that it does not know is
+    given up only where there is an invite to join anew with, and no result for the pool that it is of. Raises
+    SetupError without address, or without identity and invite, AuthError when the invite is not good or the api has
+    another key than it says.
     """
     known = _load(home)
     if known and not known.broker_secret:  # it joined with an older version
@@ -76,8 +79,14 @@ def find(home: Path, api: str | None, invite: str | None, name: str | None, ca: 
     if known:
         (home / JOINING).unlink(missing_ok=True)  # of a death just after the answer
     ca = _first_contact(address, invite) if invite and _split(invite)[1] else ca or (known.ca if known else None)
-    if known and not (invite and _is_foreign(address, known, ca)):
-        return _keep(home, replace(known, api=address, ca=ca, name=known.name or _name(name)), known)
+    if known:
+        moved = bool(known.api) and (address, ca) != (known.api, known.ca)
+        if not (invite or moved) or _knows(address, known, ca, ANOTHER if invite else ELSEWHERE):
+            return _keep(home, replace(known, api=address, ca=ca, name=known.name or _name(name)), known)
+        if not invite:
+            raise SetupError(f"The pool at {address} does not know this worker: {known.api} does", ELSEWHERE)
+        _refuse_undelivered(home, known.api, address)
+        logger.warning("worker %s: this pool does not know it; joining anew", known.worker)
     if not invite:
         raise SetupError(f"{home} has not joined a pool", "Use --invite; `jsm worker invite` makes one")
     return _join(home, address, _split(invite)[0], _name(name, known.name if known else ""), ca)
@@ -133,6 +142,16 @@ def _chosen_token(home: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
+def _refuse_undelivered(home: Path, api: str, other: str) -> None:
+    """A result is for the pool that the worker leaves: the other one would have no use for it."""
+    results = outbox.count_results(home)
+    if results and api != other:
+        raise SetupError(
+            f"{home} holds {results} result{'s' * (results > 1)} for the pool at {api}",
+            f"Start it without --api and invite until they are delivered, or remove {home / 'outbox'}",
+        )
+
+
 # ---- trust -------------------------------------------------------------------------------------------------
 
 
@@ -169,23 +188,26 @@ def _place(api: str) -> tuple[str, int]:
     raise SetupError(f"{api!r} is no https:// address, as this invite asks for", "Use the one that came with it")
 
 
-def _is_foreign(api: str, identity: Identity, ca: str | None) -> bool:
+def _knows(api: str, identity: Identity, ca: str | None, fix: str) -> bool:
     client = Client(api, identity.token, ca)
-    try:
-        _patiently(lambda: client.post("/v1/worker/broker", identity.broker_request, BrokerReply))
-    except (AuthError, ForbiddenError):
-        logger.warning("worker %s: this pool does not know it; joining anew", identity.worker)
+
+    def ask() -> bool:
+        try:
+            client.post("/v1/worker/broker", identity.broker_request, BrokerReply)
+        except (AuthError, ForbiddenError):
+            return False
         return True
-    return False
+
+    return _patiently(ask, fix)
 
 
-def _patiently(call: Callable[[], T]) -> T:
+def _patiently(call: Callable[[], T], fix: str = ANOTHER) -> T:
     """Somebody waits for this machine to join: a certificate that is not trusted ends it, where a worker tries on."""
 
     def ask() -> T:
         try:
             return call()
         except Untrusted as error:
-            raise AuthError(f"The api is not the one of the invite: {error}", ANOTHER) from error
+            raise AuthError(f"The api is not the one of this worker: {error}", fix) from error
 
     return patiently(ask, threading.Event(), lambda why: logger.warning("waits for the api (%s); trying on", why))

@@ -73,3 +73,8 @@ class Outbox:
         with contextlib.suppress(FileNotFoundError):
             (self.root / attempt / RESULT).unlink()
         shutil.rmtree(self.root / attempt, ignore_errors=True)
+
+
+def count_results(home: Path) -> int:
+    """How many results wait in a worker's home, those of a death just after a job's end too."""
+    return sum(len(list(home.glob(where))) for where in (f"outbox/*/{RESULT}", f"work/*/out/{RESULT}"))

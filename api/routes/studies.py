@@ -108,7 +108,7 @@ def list_jobs(
     """A page of a study's jobs. `next` is the `after` of the next page, null at the end.
 
     `ended`: reason and message of the attempt that ended last; null for a job that is done or has none such. `paused`:
-    why one that is active stands still; null: it runs.
+    why one that is active stands still; null: it runs. `wanted_by`: the name of another study that lists it and runs.
     """
     with reading(ctx.engine) as session:
         study = queries.find_study(session, study_id)

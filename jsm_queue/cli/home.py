@@ -28,8 +28,12 @@ class Endpoint:
 
 
 def home() -> Path:
-    """The home folder of this process, absolute."""
-    return settings().home.resolve()
+    """The home folder of this process, absolute. Raises SetupError where links lead in a circle."""
+    folder = settings().home
+    try:
+        return folder.resolve()
+    except (OSError, RuntimeError) as error:
+        raise SetupError(f"{folder} cannot be used ({error})", "Set JSM_HOME to a folder of yours") from error
 
 
 def read_endpoint(folder: Path) -> Endpoint | None:

@@ -165,7 +165,7 @@ def _job_row(job: dict[str, Any], study: str) -> list[str]:
     note = job["error"].splitlines()[0] if job["error"] else "reused" if job["reused"] else ""
     note = f"stands still: {job['paused']}" if job["paused"] else note
     if job["state"] in ("ready", "waiting") and study in ("paused", "cancelled"):
-        note = f"the study is {study}"
+        note = f"study {job['wanted_by']} wants it" if job["wanted_by"] else f"the study is {study}"
     return [
         job["id"][:SHORT],
         job["state"],

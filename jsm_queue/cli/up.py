@@ -118,8 +118,16 @@ class Pool:
     def start_api(self) -> None:
         """Start the api and wait until it answers."""
         part = self._start("api", [sys.executable, "-m", "api"])
-        self.supervisor.wait_until(part, lambda: is_healthy(self.api_url), START_S)
+        self.supervisor.wait_until(part, self._answers, START_S)
         write_endpoint(self.home, Endpoint(self.api_url, None, os.getpid()))
+
+    def _answers(self) -> bool:
+        """Whether this pool's api does: another's, which took the port a moment ago, does not know our token."""
+        if not is_healthy(self.api_url):
+            return False
+        with suppress(httpx.HTTPError), self.connect() as api:
+            return api.get("/v1/workers").status_code != AuthError.status
+        return False
 
     def start_valkey(self) -> None:
         """Start the embedded Valkey, on a port that its clients keep across its restarts."""
@@ -295,9 +303,8 @@ def choose_ports(config: Settings, folder: Path, opened: lan.Lan | None = None) 
     for name, host in hosts.items():
         ports = ports | {name: processes.free_port(told[name] or last[name], host)}
         if told[name] not in (0, ports[name]):
-            raise SetupError(
-                f"Port {told[name]} for {name} is taken", f"Set JSM_{name.upper()}_PORT to another, or to 0"
-            )
+            why = processes.refusal(told[name], host)
+            raise SetupError(f"Port {told[name]} for {name} {why}", f"Set JSM_{name.upper()}_PORT to another, or to 0")
     write_whole(folder / "ports.json", json.dumps(ports))
     return ports
 

@@ -27,7 +27,8 @@ class Need:
 class Situation:
     """A job as the store has it. `studies`: name and state of those that list it. Of its newest attempt: its `worker`'s
     name, its state as `attempt`, how many seconds ago that began, where it is, and why it stands still. `rests_s`: for
-    how long it is not offered, as its judge's server was away.
+    how long it is not offered, as its judge's server was away. `away_s`: for how long the worker of an active one is
+    away. `set_aside`: name and state of the workers that are told to take no jobs.
     """
 
     state: str
@@ -42,6 +43,8 @@ class Situation:
     paused: str | None = None
     job: str = ""
     rests_s: float | None = None
+    away_s: float | None = None
+    set_aside: tuple[tuple[str, str], ...] = ()
 
 
 def explain(now: Situation, ready: Sequence[ReadyJob], slots: Sequence[OpenSlot], costs: Costs) -> str:
@@ -58,6 +61,9 @@ def explain(now: Situation, ready: Sequence[ReadyJob], slots: Sequence[OpenSlot]
         return _needs(now)
     if now.rests_s is not None:
         return f"its judge's server was away; it is asked again in about {about(now.rests_s)}"
+    if not slots:
+        aside = " and ".join(f"{name} is {state}" for name, state in now.set_aside)
+        return "no worker is here that takes jobs" + (f": {aside}" if aside else "")
     own = next((job for job in ready if job.id == now.job), None)
     return "it is not among the jobs that may be offered" if own is None else _waits(own, ready, slots, costs)
 
@@ -70,6 +76,9 @@ def _runs(now: Situation) -> str:
     if now.attempt == "delivering":
         return f"{now.worker} has its whole result and delivers it"
     far = f", at {now.position} of {now.total}" if now.total else ""
+    if now.away_s is not None:
+        gone = f"it was on {now.worker}{far} when that went away, {about(now.away_s)} ago"
+        return f"{gone}; it goes on there or on another worker"
     return f"it runs on {now.worker} since {about(now.since_s)}{far}"
 
 
@@ -95,8 +104,6 @@ def _needs(now: Situation) -> str:
 
 
 def _waits(own: ReadyJob, ready: Sequence[ReadyJob], slots: Sequence[OpenSlot], costs: Costs) -> str:
-    if not slots:
-        return "no worker is here that takes jobs"
     pool = Pool(slots, costs)
     left = np.ones(len(slots), dtype=bool)
     for name, rule in RULES.items():

@@ -16,7 +16,8 @@ def job_rows(
 ) -> list[dict[str, Any]]:
     """A page of a study's jobs, one row a job (its first listing), with its latest attempt, in the order of ids.
 
-    `ended`: how the last attempt that ended did, None of a job that is done or was never tried to an end.
+    `ended`: how the last attempt that ended did, None of a job that is done or was never tried to an end. `wanted_by`:
+    the name of another study that lists the job and runs, None where there is none.
     """
     listed = col(t.StudyJob.job)
     page = select(t.StudyJob.job).where(t.StudyJob.study == study, listed > after).distinct()
@@ -26,7 +27,18 @@ def job_rows(
     listings = _first_listings(session, study, ids)
     attempts = _latest_attempts(session, ids)
     ends = _last_ends(session, [job.id for job, _ in listings if job.state != "done"])
-    return [_job_row(job, reused, attempts.get(job.id), ends.get(job.id)) for job, reused in listings]
+    wanted = _wanted_by(session, study, ids)
+    return [
+        _job_row(job, reused, attempts.get(job.id), ends.get(job.id)) | {"wanted_by": wanted.get(job.id)}
+        for job, reused in listings
+    ]
+
+
+def _wanted_by(session: Session, study: str, jobs: Sequence[str]) -> dict[str, str]:
+    listing = t.StudyJob
+    query = select(listing.job, t.Study.name).join(t.Study, col(t.Study.id) == col(listing.study))
+    others = query.where(t.Study.state == "running", t.Study.id != study, col(listing.job).in_(jobs))
+    return dict(session.exec(others.distinct().order_by(col(t.Study.name).desc())).all())
 
 
 def _first_listings(session: Session, study: str, jobs: Sequence[str]) -> list[tuple[Row[Any], bool]]:

@@ -94,7 +94,17 @@ def waiting_for(session: Session, study: t.Study, now: float) -> str | None:
     """What a running study needs and the pool has not now, in words for people; else None."""
     if study.state != "running":
         return None
-    return _owners(session, now) or _hardware(session, study, now) or _able(session, study, now)
+    nobody = _set_aside(session, now) or _owners(session, now)
+    return nobody or _hardware(session, study, now) or _able(session, study, now)
+
+
+def _set_aside(session: Session, now: float) -> str | None:
+    """The worker that is told to take no jobs, where no other is here."""
+    aside = set_aside(session, now)
+    if not aside or slots(session, now):
+        return None
+    (name, state), others = aside[0], len(aside) - 1
+    return f"{name}, which is {state}: `jsm worker resume`" + (f", and {others} more" if others else "")
 
 
 def _owners(session: Session, now: float) -> str | None:
@@ -159,6 +169,11 @@ def sizes(session: Session, shas: Iterable[str]) -> dict[str, int]:
 def live_workers(session: Session, now: float) -> list[t.Worker]:
     """The workers whose lease has not expired."""
     return list(session.exec(select(t.Worker).where(t.Worker.lease_until > now).order_by(t.Worker.id)))
+
+
+def set_aside(session: Session, now: float) -> list[tuple[str, str]]:
+    """Name and state of the live workers that somebody told to take no jobs, in the order of names."""
+    return sorted((worker.name, worker.state) for worker in live_workers(session, now) if worker.state != "active")
 
 
 def ready_jobs(session: Session, only: Collection[str] | None = None) -> Sequence[Row[Any]]:

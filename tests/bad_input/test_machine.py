@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from jsm_queue import processes
 from jsm_queue.cli.main import main
 from jsm_queue.cli.up import locked
 from jsm_queue.settings import OTHER_VARIABLES, Settings, settings
@@ -89,6 +90,12 @@ def test_a_home_that_is_not_writable(tmp_path: Path) -> None:
             subprocess.run(["umount", "-l", str(home)], check=True)
 
 
+def test_a_home_that_is_a_circle(here: Any, tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    assert str(tmp_path / "one") in one_line(here("status", JSM_HOME=str(tmp_path / "one")), 3)
+
+
 def test_a_home_in_which_nothing_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "up.lock").mkdir()
     assert "writable folder" in one_line(jsm("up", home=tmp_path), 3)
@@ -99,6 +106,18 @@ def test_a_port_that_is_taken(tmp_path: Path, taken: int, name: str) -> None:
     said = one_line(jsm("up", home=tmp_path, **{f"JSM_{name.upper()}_PORT": str(taken)}), 3)
     assert f"Port {taken} for {name} is taken" in said and f"JSM_{name.upper()}_PORT" in said
     assert not (tmp_path / "endpoint.json").exists()
+
+
+def test_a_port_that_this_user_may_not_open(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bind = processes._bind
+
+    def refused(port: int, host: str) -> int:
+        if port == 80:
+            raise PermissionError(13, "Permission denied")
+        return bind(port, host)
+
+    monkeypatch.setattr(processes, "_bind", refused)
+    assert "Port 80 for api may not be opened by this user" in one_line(here("up", JSM_API_PORT="80"), 3)
 
 
 def test_one_port_for_two_parts(tmp_path: Path) -> None:

@@ -218,6 +218,13 @@ def test_valkey_keeps_its_password_from_others(url: str, tmp_path: Path, valkey:
         redis.Redis.from_url(url.replace(password, "wrong")).ping()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signs that no name has there")
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb", "日本語 と 'x'"])
+def test_any_folder_will_do(tmp_path: Path, port: int, name: str) -> None:
+    server = broker.start_valkey(tmp_path / name, port)
+    processes.kill_tree(server.pid)
+
+
 def test_a_taken_port_is_named(url: str, port: int, tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=str(port)):
         broker.start_valkey(tmp_path / "another", port)

@@ -157,7 +157,21 @@ def test_a_page_of_jobs_takes_as_many_queries_as_one_job(engine: Engine) -> None
             said.clear()
             pages.job_rows(s, study, limit=limit)
             counts.append(len(said))
-    assert counts == [4, 4]
+    assert counts == [5, 5]
+
+
+def test_a_job_of_a_paused_study_may_be_wanted_by_another(engine: Engine) -> None:
+    with writing(engine) as s:
+        study = study_id(s)
+        mine = pages.job_rows(s, study)[0]["id"]
+        for name, state in (("b", "running"), ("c", "paused")):
+            s.add(t.Study(id=name, name=name, spec={}, inputs={}, state=state, created_at=0.0))
+            s.flush()
+            s.add(t.StudyJob(study=name, job=mine, stage="scale", cell=""))
+    with reading(engine) as s:
+        rows = pages.job_rows(s, study)
+    assert [row["wanted_by"] for row in rows if row["id"] == mine] == ["b"]
+    assert {row["wanted_by"] for row in rows if row["id"] != mine} == {None}
 
 
 def test_a_latency_job_waits_for_its_class_of_hardware(engine: Engine) -> None:
@@ -199,6 +213,11 @@ def test_a_study_waits_for_owners_who_keep_every_slot(engine: Engine) -> None:
     with writing(engine) as s:
         s.get_one(t.Worker, "ben").state = "draining"
     assert waiting() == "aki, kept by its owner: on battery"
+    with writing(engine) as s:
+        s.get_one(t.Worker, "aki").state = "paused"
+    assert waiting() == "aki, which is paused: `jsm worker resume`, and 1 more"
+    with writing(engine) as s:
+        s.get_one(t.Worker, "aki").state = "active"
     assert waiting(now=61.0) is None, "nobody is here"
     with writing(engine) as s:
         s.get_one(t.Worker, "ben").state = "active"

@@ -29,6 +29,11 @@ def why(*slots: OpenSlot, beside: tuple[ReadyJob, ...] = (), **more: Any) -> str
             "runs on pc since 10 min",
         ),
         (Situation("active", worker="pc", attempt="running", paused="a game runs"), "stands still on pc: a game runs"),
+        (
+            Situation("active", worker="pc", attempt="running", position=3, total=9, away_s=360),
+            "it was on pc, at 3 of 9 when that went away, 6 min ago; it goes on there or on another worker",
+        ),
+        (replace(READY, set_aside=(("pc", "paused"), ("w", "draining"))), "jobs: pc is paused and w is draining"),
         (Situation("active", worker="pc", attempt="offered"), "was offered to pc"),
         (Situation("active", worker="pc", attempt="delivering"), "pc has its whole result"),
         (Situation("ready", studies=(("toy", "paused"),)), "its study toy is paused"),

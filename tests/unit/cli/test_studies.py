@@ -17,7 +17,7 @@ ADVICE = "to decide anew give the study another name in "
 
 def job(state: str, **more: Any) -> dict[str, Any]:
     plain = {"stage": "scale", "label": f"train {state}", "position": 0, "total": 0, "seconds": None}
-    plain |= {"error": None, "paused": None}
+    plain |= {"error": None, "paused": None, "wanted_by": None}
     return plain | {"id": state * 4, "state": state, "reused": False, "metrics": {}, "ended": None} | more
 
 
@@ -167,6 +167,9 @@ def test_what_is_ready_in_a_study_that_stands_still_says_so(
     studies.jobs("small", None, as_json=False)
     told = [f"the study is {state}" in line for line in capsys.readouterr().out.splitlines()]
     assert told == [False, True, False, False]
+    api["listed"] = [job("ready", wanted_by="other")]
+    studies.jobs("small", None, as_json=False)
+    assert "study other wants it" in capsys.readouterr().out
 
 
 def test_no_match_is_not_no_jobs(api: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

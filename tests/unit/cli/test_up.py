@@ -97,6 +97,13 @@ def study(tmp_path: Path) -> Path:
     return tmp_path / "study.yaml"
 
 
+def test_another_pools_api_is_not_taken_for_ours(up: Up) -> None:
+    endpoint = read_endpoint(up.home)
+    assert endpoint
+    for token, ours in ((read_token(up.home) or "", True), ("another", False)):
+        assert Pool(up.home, Supervisor(up.home, print), {}, {}, endpoint.api, token)._answers() is ours
+
+
 def test_secrets_are_their_owners_only(up: Up) -> None:
     secrets = [up.home / "admin.token", up.home / "valkey" / "valkey.password", up.home / "worker" / "identity.json"]
     assert [stat.S_IMODE(path.stat().st_mode) for path in secrets] == [0o600] * 3

@@ -150,7 +150,7 @@ def test_a_kept_slot_is_not_free_and_says_why() -> None:
     [gpu, cpu] = b.slot_reports({})
     assert (gpu.free, gpu.hold) == (False, "a game runs") and (cpu.free, cpu.hold) == (True, None)
     b.obey({}, "drain")
-    assert [(slot.free, slot.hold) for slot in b.slot_reports({})] == [(False, WORKER_DRAINED)] * 2
+    assert [(slot.free, slot.hold) for slot in b.slot_reports({})] == [(False, "a game runs"), (False, None)]
     b.obey({}, "run")
     b.owner_wishes(0, "run", "")
     assert all(slot.free and slot.hold is None for slot in b.slot_reports({}))

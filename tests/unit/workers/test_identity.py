@@ -11,6 +11,8 @@ from jsm_queue import acl
 from jsm_queue.errors import AuthError, SetupError
 from jsm_queue.protocol import BrokerReply, JoinReply, JoinRequest
 from workers import identity
+from workers.client import Untrusted
+from workers.runner import RESULT
 
 API = "http://api"
 
@@ -63,7 +65,7 @@ def test_a_worker_keeps_its_name_from_pool_to_pool(tmp_path: Path, monkeypatch: 
         return JoinReply(worker="a1b2c3d4", token=str(request.token), broker_url="redis://127.0.0.1:1", queue="q")
 
     monkeypatch.setattr(identity, "Client", lambda *_: SimpleNamespace(post=post))
-    monkeypatch.setattr(identity, "_is_foreign", lambda *_: True)
+    monkeypatch.setattr(identity, "_knows", lambda *_: False)
     monkeypatch.setattr(identity.platform, "node", lambda: "vm")
     for name in (None, "砂防PC", None, "other"):
         identity.find(tmp_path, API, "invite", name)
@@ -89,12 +91,56 @@ def test_a_damaged_identity_is_told(tmp_path: Path, text: str) -> None:
         identity.find(tmp_path, API, None, "pc")
 
 
-def test_another_address_and_authority_are_kept(tmp_path: Path) -> None:
+class Pools:
+    """Those that know the worker, by their addresses; the certificates of the others are no good."""
+
+    def __init__(self, *known: str, foreign: tuple[str, ...] = ()) -> None:
+        self.known, self.foreign = known, foreign
+
+    def __call__(self, api: str, token: str, ca: str | None) -> SimpleNamespace:
+        def post(path: str, *_: Any) -> JoinReply:
+            if api not in self.known + self.foreign:
+                raise Untrusted("another certificate")
+            if path != "/v1/workers/join" and api in self.foreign:
+                raise AuthError("no such worker")
+            return JoinReply(worker="b1b2c3d4", token=token, broker_url="redis://127.0.0.1:1", queue="q")
+
+        return SimpleNamespace(post=post)
+
+
+def test_another_address_and_authority_are_kept_once_they_are_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "Client", Pools("https://moved"))
     keep(tmp_path, worker="a1b2c3d4", token="t", broker_secret="s", api=API, ca="old")
     assert identity.find(tmp_path, "https://moved", None, "pc").ca == "old"
     assert identity.find(tmp_path, "https://moved", None, "pc", "new").ca == "new"
+    with pytest.raises(AuthError, match="another certificate") as caught:
+        identity.find(tmp_path, "https://elsewhere", None, "pc")
+    assert "Leave --api out" in caught.value.fix
     found = identity.find(tmp_path, None, None, "pc")
     assert (found.api, found.ca) == ("https://moved", "new")
+
+
+def test_a_pool_that_does_not_know_it_needs_an_invite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "Client", Pools(API, foreign=("http://other",)))
+    keep(tmp_path, worker="a1b2c3d4", token="t", broker_secret="s", api=API)
+    with pytest.raises(SetupError, match="http://other does not know this worker"):
+        identity.find(tmp_path, "http://other", None, "pc")
+    assert identity.find(tmp_path, None, None, "pc").worker == "a1b2c3d4"
+    assert identity.find(tmp_path, "http://other", "invite", "pc").worker == "b1b2c3d4"
+
+
+@pytest.mark.parametrize("place", ["outbox/a1a1a1a1", "work/a1a1a1a1/out"])
+def test_no_result_is_taken_to_another_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setattr(identity, "Client", Pools(foreign=(API, "http://other")))
+    keep(tmp_path, worker="a1b2c3d4", token="t", broker_secret="s", api=API)
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / RESULT).touch()
+    with pytest.raises(SetupError, match=f"1 result for the pool at {API}"):
+        identity.find(tmp_path, "http://other", "invite", "pc")
+    assert identity.find(tmp_path, None, None, "pc").worker == "a1b2c3d4"
+    assert identity.find(tmp_path, API, "invite", "pc").worker == "b1b2c3d4", "its own pool has forgotten it"
 
 
 def test_without_address_or_invite_it_says_what_to_give(tmp_path: Path) -> None:
