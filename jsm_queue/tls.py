@@ -29,7 +29,7 @@ from jsm_queue.files import write_secret, write_whole
 CA_DAYS = 3650
 SERVER_DAYS = 820  # what some systems accept at most of any server
 RENEW_DAYS = 30  # a certificate that ends sooner is made anew
-BACKDATED = dt.timedelta(hours=1)  # a gaming PC's clock may be behind
+BACKDATED = dt.timedelta(days=7)  # a gaming PC's clock may be behind: by nine hours where two systems share it
 HANDSHAKE_S = 5.0
 # Without ciphers whose recorded traffic could be read by who gets the key later; TLS 1.3 has none of them.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"

@@ -58,7 +58,12 @@ class Unreachable(Exception):
 
 
 class Untrusted(Unreachable):
-    """Who answers at the api's address shows another certificate: nothing is sent. Tomorrow's network may be ours."""
+    """Who answers at the api's address shows another certificate: nothing is sent. Tomorrow's network may be ours.
+
+    `by_clock`: or it is this pool's, and not good at what this machine takes for now.
+    """
+
+    by_clock = False
 
 
 class Stopped(Exception):
@@ -200,7 +205,11 @@ def _raise(response: httpx.Response) -> None:
 
 def _away(error: httpx.RequestError) -> Unreachable:
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return Untrusted(f"its certificate is not this pool's; nothing is sent: {error}")
+        by_clock = any(words in str(error) for words in ("not yet valid", "has expired"))
+        wrong = "is not good by this machine's clock" if by_clock else "is not this pool's"
+        untrusted = Untrusted(f"its certificate {wrong}; nothing is sent: {error}")
+        untrusted.by_clock = by_clock
+        return untrusted
     return Unreachable(f"{type(error).__name__}: {error}")
 
 

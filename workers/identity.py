@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 JOINING = "join.token"
 ANOTHER = "Give the invite whole, as `jsm worker invite` prints it, dot and all, and the address that came with it"
+CLOCK = "Set the clock of this machine, or of the api's, right"
 ELSEWHERE = "Leave --api out, or give an invite of that pool too"
 
 
@@ -208,6 +209,7 @@ def _patiently(call: Callable[[], T], fix: str = ANOTHER) -> T:
         try:
             return call()
         except Untrusted as error:
-            raise AuthError(f"The api is not the one of this worker: {error}", fix) from error
+            said = f"The api is not known for certain: {error}"
+            raise AuthError(said, CLOCK if error.by_clock else fix) from error
 
     return patiently(ask, threading.Event(), lambda why: logger.warning("waits for the api (%s); trying on", why))

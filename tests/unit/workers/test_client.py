@@ -1,8 +1,10 @@
 """Which answers mean retry, drop or leave; uploads that go on where they broke off."""
 
+import contextlib
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -24,7 +26,7 @@ from jsm_queue.errors import (
 )
 from jsm_queue.protocol import ArtifactIn, BrokerReply, EndRequest
 from workers import client as http
-from workers.client import Client, Stopped, Unreachable, patiently
+from workers.client import Client, Stopped, Unreachable, Untrusted, patiently
 
 Answer = Callable[[httpx.Request], httpx.Response]
 
@@ -195,22 +197,36 @@ def test_a_refusal_ends_patience() -> None:
         patiently(call, threading.Event(), lambda _: None)
 
 
-def test_an_api_is_known_by_its_authority_and_by_no_other(tmp_path: Path) -> None:
-    made, other = (tls.make(tmp_path / name, []) for name in ("made", "other"))
+@contextlib.contextmanager
+def answering(made: tls.Material) -> Iterator[str]:
+    """The URL of a server with that certificate."""
     server = HTTPServer(("127.0.0.1", 0), Answering)
     server.socket = tls.server_context(made.certificate, made.key).wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"https://127.0.0.1:{server.server_port}"
     try:
+        yield f"https://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_an_api_is_known_by_its_authority_and_by_no_other(tmp_path: Path) -> None:
+    made, other = (tls.make(tmp_path / name, []) for name in ("made", "other"))
+    with answering(made) as url:
         known = Client(url, "secret", tls.read_ca(made.ca))
         assert known.get("/v1/worker/broker", BrokerReply).queue == "q"
         for ca in (None, tls.read_ca(other.ca)):
             with pytest.raises(Unreachable, match="not this pool's; nothing is sent"):
                 Client(url, "secret", ca).get("/v1/worker/broker", BrokerReply)
-    finally:
-        server.shutdown()
-        server.server_close()
     assert Answering.asked == ["Bearer secret"]
+
+
+def test_a_clock_that_is_wrong_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "BACKDATED", timedelta(days=-1))  # as if this machine's clock were behind
+    made = tls.make(tmp_path, [])
+    with answering(made) as url, pytest.raises(Untrusted, match="not good by this machine's clock") as caught:
+        Client(url, "secret", tls.read_ca(made.ca)).get("/v1/worker/broker", BrokerReply)
+    assert caught.value.by_clock
 
 
 class Answering(BaseHTTPRequestHandler):
