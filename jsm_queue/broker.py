@@ -285,8 +285,6 @@ def start_valkey(folder: Path, port: int, log: Path | None = None) -> processes.
     while not answers(valkey_url(folder, port)):
         if server.poll() is not None or time.monotonic() > deadline:
             processes.kill_tree(server.pid)
-            if processes.free_port(port) != port:
-                raise SetupError(f"Port {port} for the queue was taken by another a moment ago", "Start again")
             raise SetupError(f"Valkey did not start on port {port}", f"Its log is {log}")
         time.sleep(0.02)
     return server

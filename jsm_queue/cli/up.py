@@ -36,6 +36,7 @@ from jsm_queue.files import write_secret, write_whole
 from jsm_queue.settings import Settings, settings
 
 TICK_S = 0.5  # between two looks at the parts
+TRIES = 3  # of a start whose ports are taken by others meanwhile
 START_S = 60.0  # until the api answers or a worker is seen: importing takes seconds on a slow disk
 DOWN_S = 30.0  # what `jsm down` waits before it kills
 LAST_S = 5.0  # and for a process that has let go of everything
@@ -206,7 +207,23 @@ def running(folder: Path, to_lan: bool = False, host: str | None = None) -> Iter
 
 
 def _start(config: Settings, folder: Path, supervisor: Supervisor, opened: lan.Lan | None) -> Pool:
-    ports = choose_ports(config, folder, opened)
+    """On other ports where another program took one of them just before we did."""
+    tries = 0
+    while True:
+        ports = choose_ports(config, folder, opened)
+        try:
+            return _start_on(ports, config, folder, supervisor, opened)
+        except SetupError:
+            supervisor.stop()
+            tries += 1
+            hosts = _hosts(config, opened).items()
+            if tries == TRIES or all(processes.free_port(ports[name], host) == ports[name] for name, host in hosts):
+                raise
+
+
+def _start_on(
+    ports: Mapping[str, int], config: Settings, folder: Path, supervisor: Supervisor, opened: lan.Lan | None
+) -> Pool:
     embedded = config.broker_url is None
     broker_url = config.broker_url or broker.valkey_url(folder / "valkey", ports["valkey"])
     env = {
@@ -297,16 +314,19 @@ def choose_ports(config: Settings, folder: Path, opened: lan.Lan | None = None) 
     told = {"api": config.api_port, "flower": config.flower_port, "valkey": 0, "broker": config.broker_port}
     _refuse_twice(told)
     ports = last = DEFAULT_PORTS | last_ports(folder)
-    hosts = {"api": config.host, "flower": LOOPBACK, "valkey": LOOPBACK}
-    if opened:
-        hosts |= {"api": opened.listen, "broker": opened.listen}
-    for name, host in hosts.items():
+    for name, host in _hosts(config, opened).items():
         ports = ports | {name: processes.free_port(told[name] or last[name], host)}
         if told[name] not in (0, ports[name]):
             why = processes.refusal(told[name], host)
             raise SetupError(f"Port {told[name]} for {name} {why}", f"Set JSM_{name.upper()}_PORT to another, or to 0")
     write_whole(folder / "ports.json", json.dumps(ports))
     return ports
+
+
+def _hosts(config: Settings, opened: lan.Lan | None) -> dict[str, str]:
+    """Where each part listens."""
+    hosts = {"api": config.host, "flower": LOOPBACK, "valkey": LOOPBACK}
+    return hosts | ({"api": opened.listen, "broker": opened.listen} if opened else {})
 
 
 def _refuse_twice(told: Mapping[str, int]) -> None:

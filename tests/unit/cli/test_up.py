@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -14,9 +15,11 @@ from typing import Any
 import psutil
 import pytest
 
+from jsm_queue.cli import up as module
 from jsm_queue.cli.home import read_endpoint, read_token
 from jsm_queue.cli.supervisor import Supervisor
 from jsm_queue.cli.up import Pool, is_healthy, url_host
+from jsm_queue.settings import settings
 from tests.pairs import pair_lines
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -102,6 +105,21 @@ def test_another_pools_api_is_not_taken_for_ours(up: Up) -> None:
     assert endpoint
     for token, ours in ((read_token(up.home) or "", True), ("another", False)):
         assert Pool(up.home, Supervisor(up.home, print), {}, {}, endpoint.api, token)._answers() is ours
+
+
+@pytest.mark.parametrize("part", ["valkey", "api"])
+def test_a_port_that_is_taken_at_the_last_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    choose = module.choose_ports
+    for name in [name for name in os.environ if name.startswith("JSM_")]:
+        monkeypatch.delenv(name)
+    settings.cache_clear()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        chosen = [{part: other.getsockname()[1]}, {}]
+        monkeypatch.setattr(module, "choose_ports", lambda *given: choose(*given) | chosen.pop(0))
+        with module.running(tmp_path / "home") as pool, pool.connect() as api:
+            assert api.get("/v1/studies").is_success
+    assert chosen == []
+    settings.cache_clear()
 
 
 def test_secrets_are_their_owners_only(up: Up) -> None:
