@@ -63,7 +63,9 @@ class Untrusted(Unreachable):
     `by_clock`: or it is this pool's, and not good at what this machine takes for now.
     """
 
-    by_clock = False
+    def __init__(self, said: str, by_clock: bool = False) -> None:
+        super().__init__(said)
+        self.by_clock = by_clock
 
 
 class Stopped(Exception):
@@ -207,9 +209,7 @@ def _away(error: httpx.RequestError) -> Unreachable:
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         by_clock = any(words in str(error) for words in ("not yet valid", "has expired"))
         wrong = "is not good by this machine's clock" if by_clock else "is not this pool's"
-        untrusted = Untrusted(f"its certificate {wrong}; nothing is sent: {error}")
-        untrusted.by_clock = by_clock
-        return untrusted
+        return Untrusted(f"its certificate {wrong}; nothing is sent: {error}", by_clock)
     return Unreachable(f"{type(error).__name__}: {error}")
 
 
