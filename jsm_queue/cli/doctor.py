@@ -25,7 +25,9 @@ from jsm_queue import broker, processes
 from jsm_queue.cli import checks, client, console
 from jsm_queue.cli.checks import Check
 from jsm_queue.cli.home import home, read_endpoint
-from jsm_queue.cli.up import DEFAULT_PORTS, LOOPBACK, is_healthy
+from jsm_queue.cli.lan import LOOPBACK
+from jsm_queue.cli.ports import DEFAULT_PORTS
+from jsm_queue.cli.up import is_healthy
 from jsm_queue.errors import JsmError, SetupError
 from jsm_queue.logs import masked
 from jsm_queue.protocol import STORE_AWAY

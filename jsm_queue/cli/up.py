@@ -1,13 +1,11 @@
 """`jsm up` and `jsm down`: everything that a pool needs, on this machine, from one command.
 
 <home>/up.lock      an SQLite file that a running `jsm up` holds locked; the system lets go when it dies
-<home>/ports.json   the ports of the last start: the same again where they are free
 <home>/valkey/      the embedded Valkey's password; flower.password is that of Flower's own user there
 <home>/tls/         certificates of `jsm up --lan`
 <home>/worker/      the local worker's own folder
 """
 
-import json
 import os
 import platform
 import secrets
@@ -19,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +26,7 @@ import psutil
 from jsm_queue import acl, broker, logs, processes
 from jsm_queue.cli import client, console, lan
 from jsm_queue.cli.home import Endpoint, home, read_endpoint, read_token, read_worker_id, write_endpoint
+from jsm_queue.cli.ports import are_free, choose_ports
 from jsm_queue.cli.supervisor import Part, Supervisor
 from jsm_queue.cli.workers import kept, slots
 from jsm_queue.errors import AuthError, SetupError
@@ -40,7 +38,6 @@ TRIES = 3  # of a start whose ports are taken by others meanwhile
 START_S = 60.0  # until the api answers or a worker is seen: importing takes seconds on a slow disk
 DOWN_S = 30.0  # what `jsm down` waits before it kills
 LAST_S = 5.0  # and for a process that has let go of everything
-DEFAULT_PORTS = {"api": 8080, "flower": 5555, "valkey": 6379, "broker": 6380}
 LOOPBACK = lan.LOOPBACK
 LOOPBACK_OF = {"0.0.0.0": LOOPBACK, "::": "::1"}  # who listens on all addresses can be reached there
 
@@ -216,8 +213,7 @@ def _start(config: Settings, folder: Path, supervisor: Supervisor, opened: lan.L
         except SetupError:
             supervisor.stop()
             tries += 1
-            hosts = _hosts(config, opened).items()
-            if tries == TRIES or all(processes.free_port(ports[name], host) == ports[name] for name, host in hosts):
+            if tries == TRIES or are_free(ports, config, opened):
                 raise
 
 
@@ -304,45 +300,6 @@ def signals(handler: Any) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-def choose_ports(config: Settings, folder: Path, opened: lan.Lan | None = None) -> dict[str, int]:
-    """Ports for api, Flower, Valkey and the proxy: what the settings tell, else the last ones, else free ones.
-
-    Raises SetupError when a port that the settings tell is taken, or told twice.
-    """
-    told = {"api": config.api_port, "flower": config.flower_port, "valkey": 0, "broker": config.broker_port}
-    _refuse_twice(told)
-    ports = last = DEFAULT_PORTS | last_ports(folder)
-    for name, host in _hosts(config, opened).items():
-        ports = ports | {name: processes.free_port(told[name] or last[name], host)}
-        if told[name] not in (0, ports[name]):
-            why = processes.refusal(told[name], host)
-            raise SetupError(f"Port {told[name]} for {name} {why}", f"Set JSM_{name.upper()}_PORT to another, or to 0")
-    write_whole(folder / "ports.json", json.dumps(ports))
-    return ports
-
-
-def _hosts(config: Settings, opened: lan.Lan | None) -> dict[str, str]:
-    """Where each part listens."""
-    hosts = {"api": config.host, "flower": LOOPBACK, "valkey": LOOPBACK}
-    return hosts | ({"api": opened.listen, "broker": opened.listen} if opened else {})
-
-
-def _refuse_twice(told: Mapping[str, int]) -> None:
-    for (one, port), (other, same) in combinations(told.items(), 2):
-        if port == same != 0:
-            either = f"JSM_{one.upper()}_PORT or JSM_{other.upper()}_PORT"
-            raise SetupError(f"Port {port} is told for {one} and {other}", f"Set {either} to another, or to 0")
-
-
-def last_ports(folder: Path) -> dict[str, int]:
-    """The ports of the last start on this home folder."""
-    try:
-        kept = json.loads((folder / "ports.json").read_text(encoding="utf-8"))
-        return {name: int(kept[name]) for name in DEFAULT_PORTS if name in kept}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
 
 
 def admin_token(config: Settings, folder: Path) -> str:

@@ -94,26 +94,31 @@ def waiting_for(session: Session, study: t.Study, now: float) -> str | None:
     """What a running study needs and the pool has not now, in words for people; else None."""
     if study.state != "running":
         return None
-    nobody = _set_aside(session, now) or _owners(session, now)
+    here = slots(session, now)
+    nobody = _owners(here) if here else _all_aside(session, now)
     return nobody or _hardware(session, study, now) or _able(session, study, now)
 
 
-def _set_aside(session: Session, now: float) -> str | None:
-    """The worker that is told to take no jobs, where no other is here."""
+def _all_aside(session: Session, now: float) -> str | None:
+    """The worker that is told to take no jobs, where none takes any."""
     aside = set_aside(session, now)
-    if not aside or slots(session, now):
+    if not aside:
         return None
-    (name, state), others = aside[0], len(aside) - 1
-    return f"{name}, which is {state}: `jsm worker resume`" + (f", and {others} more" if others else "")
+    name, state = aside[0]
+    return f"{name}, which is {state}: `jsm worker resume`" + _more(len(aside) - 1)
 
 
-def _owners(session: Session, now: float) -> str | None:
-    """The worker that works again when its owner lets it, where owners keep all slots there are."""
-    held = sorted((worker.name, slot.hold or "") for slot, worker in slots(session, now))
-    if not held or not all(hold for _, hold in held):
+def _owners(here: list[tuple[t.Slot, t.Worker]]) -> str | None:
+    """The worker that works again when its owner lets it, where owners keep all of these slots."""
+    held = sorted((worker.name, slot.hold or "") for slot, worker in here)
+    if not all(hold for _, hold in held):
         return None
-    (name, hold), others = held[0], len({name for name, _ in held}) - 1
-    return f"{name}, kept by its owner: {hold}" + (f", and {others} more" if others else "")
+    name, hold = held[0]
+    return f"{name}, kept by its owner: {hold}" + _more(len({name for name, _ in held}) - 1)
+
+
+def _more(others: int) -> str:
+    return f", and {others} more" if others else ""
 
 
 def _hardware(session: Session, study: t.Study, now: float) -> str | None:
